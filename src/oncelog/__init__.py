@@ -1,0 +1,1 @@
+"""Exactly-once delivery on the Kafka protocol, in one Python process."""

@@ -1,0 +1,1 @@
+"""Consumer groups: classic, KIP-848, committed offsets, server-side assignors."""

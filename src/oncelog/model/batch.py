@@ -1,0 +1,158 @@
+"""Record batches, format version 2 (magic 2): a view over bytes.
+
+What lives here: reading and checking a batch's header, stamping its offset, building control batches.
+What it may not know: partitions, producers, time. Batches are passed on as the client made them: only the base offset and
+the leader epoch are stamped, which the CRC does not cover; LogAppendTime alone makes the CRC be computed again.
+Rules P4, R3; KIP-98 (format).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.ids import NO_EPOCH, NO_PRODUCER, Epoch, ProducerId
+
+_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+HEADER_BYTES: Final = _HEADER.size  # 61
+#: base offset and batch length come before what the length counts
+LENGTH_OVERHEAD_BYTES: Final = 12
+_CRC_FROM: Final = 21
+_STAMP: Final = struct.Struct(">qii")
+
+TIMESTAMP_LOG_APPEND: Final = 0x08
+TRANSACTIONAL: Final = 0x10
+CONTROL: Final = 0x20
+_COMPRESSION: Final = 0x07
+_COMPRESSION_MAX: Final = 4
+
+CONTROL_ABORT: Final = 0
+CONTROL_COMMIT: Final = 1
+
+
+class BatchHeader(NamedTuple):
+    """The 61 bytes in front of every batch; offsets absolute, times in ms since the epoch."""
+
+    base_offset: int
+    length: int
+    leader_epoch: int
+    magic: int
+    crc: int
+    attributes: int
+    offset_delta_last: int
+    timestamp_base: int
+    timestamp_max: int
+    producer_id: ProducerId
+    producer_epoch: Epoch
+    base_sequence: int
+    record_count: int
+
+    @property
+    def is_transactional(self) -> bool:
+        return bool(self.attributes & TRANSACTIONAL)
+
+    @property
+    def is_control(self) -> bool:
+        return bool(self.attributes & CONTROL)
+
+    @property
+    def compression(self) -> int:
+        """0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd."""
+        return self.attributes & _COMPRESSION
+
+    @property
+    def offset_next(self) -> int:
+        """The offset after the batch's last record."""
+        return self.base_offset + self.offset_delta_last + 1
+
+
+def read_header(data: bytes | bytearray | memoryview, at: int = 0) -> BatchHeader:
+    """Read a header of a batch that was checked before; ``struct.error`` if there are fewer than 61 bytes."""
+    return BatchHeader._make(_HEADER.unpack_from(data, at))
+
+
+def check_batch(data: bytes | memoryview | None, *, bytes_max: int) -> BatchHeader:
+    """Check what one partition of a Produce request carries: exactly one sound batch of magic 2 (rule P4).
+
+    Raises Refusal: MESSAGE_TOO_LARGE above ``bytes_max`` bytes, CORRUPT_MESSAGE for a broken frame or CRC,
+    UNSUPPORTED_FOR_MESSAGE_FORMAT for an old magic, INVALID_RECORD for what a producer may not send.
+    """
+    if data is None or len(data) < HEADER_BYTES:
+        raise Refusal(ErrorCode.CORRUPT_MESSAGE, "no whole record batch in the request")
+    header = BatchHeader._make(_HEADER.unpack_from(data))
+    _, length, _, magic, crc, attributes, delta, _, _, producer_id, epoch, sequence, count = header
+    if magic != 2:
+        code = ErrorCode.UNSUPPORTED_FOR_MESSAGE_FORMAT if magic in (0, 1) else ErrorCode.CORRUPT_MESSAGE
+        raise Refusal(code, f"batch of magic {magic}, only magic 2 is stored")
+    if len(data) > bytes_max:
+        raise Refusal(ErrorCode.MESSAGE_TOO_LARGE, f"batch of {len(data)} bytes, max.message.bytes is {bytes_max}")
+    if length + LENGTH_OVERHEAD_BYTES != len(data):
+        if HEADER_BYTES <= length + LENGTH_OVERHEAD_BYTES < len(data):
+            raise Refusal(ErrorCode.INVALID_RECORD, "more than one batch for a partition in one request")
+        raise Refusal(ErrorCode.CORRUPT_MESSAGE, "batch length does not match the bytes sent")
+    if crc32c(memoryview(data)[_CRC_FROM:]) != crc:
+        raise Refusal(ErrorCode.CORRUPT_MESSAGE, "CRC of the batch does not match")
+    if count <= 0 or delta != count - 1:
+        raise Refusal(ErrorCode.INVALID_RECORD, f"{count} records but last offset delta {delta}")
+    if attributes & _COMPRESSION > _COMPRESSION_MAX:
+        raise Refusal(ErrorCode.CORRUPT_MESSAGE, f"unknown compression {attributes & _COMPRESSION}")
+    if attributes & CONTROL:
+        raise Refusal(ErrorCode.INVALID_RECORD, "clients may not write control batches")
+    if producer_id >= 0 and (sequence < 0 or epoch < 0):
+        raise Refusal(ErrorCode.INVALID_RECORD, f"producer id {producer_id} with sequence {sequence}, epoch {epoch}")
+    if producer_id < 0 and attributes & TRANSACTIONAL:
+        raise Refusal(ErrorCode.INVALID_RECORD, "transactional batch without a producer id")
+    return header
+
+
+def stamp(data: bytes | memoryview, base_offset: int, *, append_time_ms: int | None = None) -> bytes:
+    """The batch with its base offset (and leader epoch 0) set; with ``append_time_ms``, as LogAppendTime."""
+    length = len(data) - LENGTH_OVERHEAD_BYTES
+    if append_time_ms is None:
+        return b"".join((_STAMP.pack(base_offset, length, 0), memoryview(data)[16:]))
+    copy = bytearray(data)
+    _STAMP.pack_into(copy, 0, base_offset, length, 0)
+    attributes = struct.unpack_from(">h", copy, _CRC_FROM)[0] | TIMESTAMP_LOG_APPEND
+    struct.pack_into(">h", copy, _CRC_FROM, attributes)
+    struct.pack_into(">q", copy, 35, append_time_ms)
+    struct.pack_into(">I", copy, 17, crc32c(memoryview(copy)[_CRC_FROM:]))
+    return bytes(copy)
+
+
+def control_batch(
+    base_offset: int,
+    *,
+    producer_id: ProducerId,
+    epoch: Epoch,
+    commit: bool,
+    timestamp_ms: int,
+    coordinator_epoch: int = 0,
+) -> bytes:
+    """The batch of one record that ends a transaction on a partition (rule R3).
+
+    Key int16 0, int16 (0 abort, 1 commit); value int16 0, int32 coordinator epoch.
+    """
+    key = struct.pack(">hh", 0, CONTROL_COMMIT if commit else CONTROL_ABORT)
+    value = struct.pack(">hi", 0, coordinator_epoch)
+    # attributes, timestamp delta 0, offset delta 0, key, value, no headers; lengths are zigzag varints below 64
+    record = b"\x00\x00\x00" + bytes([len(key) << 1]) + key + bytes([len(value) << 1]) + value + b"\x00"
+    body = bytes([len(record) << 1]) + record
+    tail = (
+        struct.pack(">hiqqqhii", TRANSACTIONAL | CONTROL, 0, timestamp_ms, timestamp_ms, producer_id, epoch, -1, 1)
+        + body
+    )
+    return _STAMP.pack(base_offset, len(tail) + 9, 0) + b"\x02" + struct.pack(">I", crc32c(tail)) + tail
+
+
+def control_outcome(data: bytes | memoryview) -> bool:
+    """True if the control batch ``data`` commits, False if it aborts."""
+    # the header, then: record length, attributes, two deltas, key length (one byte each), key version
+    return bool(struct.unpack_from(">h", data, HEADER_BYTES + 7)[0] == CONTROL_COMMIT)
+
+
+def has_producer(header: BatchHeader) -> bool:
+    """Whether an idempotent or transactional producer wrote the batch."""
+    return header.producer_id != NO_PRODUCER and header.producer_epoch != NO_EPOCH

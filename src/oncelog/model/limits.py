@@ -1,0 +1,63 @@
+"""A bound on everything that a peer can make grow (law 8): value, unit, reason. Nothing else bounds a peer.
+
+Those with a Kafka setting name can be changed by it (broker/settings.py); the others are firm.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Bytes of one request frame; Kafka's socket.request.max.bytes.
+FRAME_BYTES_MAX: Final = 104_857_600
+#: Open connections; each costs a socket and a small buffer.
+CONNECTIONS_MAX: Final = 10_000
+#: Requests of one connection that are read but not answered; more are left in the socket.
+REQUESTS_IN_FLIGHT_MAX: Final = 100
+#: Bytes of replies that one connection has not taken yet; above it nothing more is read from it.
+REPLY_BYTES_PENDING_MAX: Final = 16 * 1024 * 1024
+#: Seconds that a connection may hold its replies back before it is closed.
+REPLY_STALL_SECONDS_MAX: Final = 60
+#: Bytes that all connections together may have under way as unfinished frames.
+FRAME_BYTES_TOTAL_MAX: Final = 512 * 1024 * 1024
+#: Bytes appended to the journal and not yet written or synced; above it connections that write are not read.
+UNSYNCED_BYTES_MAX: Final = 64 * 1024 * 1024
+#: Bytes of one fetch reply, whatever the client asks for.
+FETCH_BYTES_MAX: Final = 57_671_680
+#: Fetches waiting for data.
+FETCHES_WAITING_MAX: Final = 20_000
+#: Fetch sessions kept (KIP-227); the least recently used goes first.
+FETCH_SESSIONS_MAX: Final = 1_000
+#: Topics.
+TOPICS_MAX: Final = 20_000
+#: Partitions of all topics.
+PARTITIONS_MAX: Final = 50_000
+#: Partitions of one topic.
+PARTITIONS_PER_TOPIC_MAX: Final = 10_000
+#: Characters of a topic's name (Kafka's own bound, from file names).
+TOPIC_NAME_CHARACTERS_MAX: Final = 249
+#: Characters of a group id, member id, instance id, transactional id, client id.
+ID_CHARACTERS_MAX: Final = 1_024
+#: Transactional ids known.
+TRANSACTIONAL_IDS_MAX: Final = 100_000
+#: Partitions and groups of one open transaction.
+TRANSACTION_PARTITIONS_MAX: Final = 50_000
+#: Producers remembered by one partition.
+PRODUCERS_PER_PARTITION_MAX: Final = 100_000
+#: Producer ids whose connections are remembered for rule D4.
+FENCED_PRODUCERS_MAX: Final = 100_000
+#: Batches of a producer that a partition remembers for the duplicate check (rule P1).
+DUPLICATE_WINDOW_BATCHES: Final = 5
+#: Aborted transactions that one partition lists; far above what retention leaves in use.
+ABORTED_PER_PARTITION_MAX: Final = 1_000_000
+#: Groups known.
+GROUPS_MAX: Final = 20_000
+#: Members of one group; Kafka's group.max.size.
+GROUP_MEMBERS_MAX: Final = 1_000
+#: Bytes of one member's subscription or assignment.
+MEMBER_BYTES_MAX: Final = 1_048_576
+#: Committed offsets of one group.
+GROUP_OFFSETS_MAX: Final = 100_000
+#: Characters of the metadata beside a committed offset; Kafka's offset.metadata.max.bytes.
+OFFSET_METADATA_CHARACTERS_MAX: Final = 4_096
+#: Elements of any array in a request, beyond what its bytes allow.
+ARRAY_ELEMENTS_MAX: Final = 1_000_000

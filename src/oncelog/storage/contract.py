@@ -1,0 +1,137 @@
+"""The contract between the broker and any storage; tests/contracts runs one suite on every engine that keeps it.
+
+An *entry* is what one decision changes: encoded rows and whole record batches, atomic. Entries get consecutive
+positions from 1. A position is *appended* (in memory, ordered), then *written* (handed to the operating system:
+survives kill -9), then *synced* (on disk: survives the machine). All calls come from one thread, the broker's loop;
+the storage may own threads, but calls back only through ``Notify``, on the loop.
+
+Failure: any StorageError, raised or notified, is final. The storage accepts nothing afterwards (law 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from oncelog.model.errors import StorageError
+from oncelog.model.ids import LogId, Position
+
+
+class StoredBatch(NamedTuple):
+    """A record batch on its way in: stamped with its base offset, unchanged ever after."""
+
+    log: LogId
+    offset: int
+    offset_next: int
+    timestamp_max: int
+    data: bytes
+
+
+class Entry(NamedTuple):
+    """What one decision changes: encoded rows (may be empty) and batches."""
+
+    rows: bytes
+    batches: Sequence[StoredBatch]
+
+
+class Recovered(NamedTuple):
+    """What ``open`` found: the newest checkpoint's row chunks, then the entries after it, in order.
+
+    Both are lazy and must be read to the end, in this order, before anything else is called. ``is_same_boot`` is False
+    if the machine was started anew since the storage was last open (rule D2). For batches of replayed entries ``data``
+    may be the header's 61 bytes and more, not necessarily the whole batch: control batches are whole.
+    """
+
+    rows: Iterable[bytes]
+    entries: Iterable[tuple[Position, Entry]]
+    is_same_boot: bool
+
+
+class TimedBatch(NamedTuple):
+    """Where a batch starts and what it holds, for look-ups by time."""
+
+    offset: int
+    timestamp_max: int
+
+
+class Notify(Protocol):
+    """What the storage tells its owner, always on the owner's thread (the loop)."""
+
+    def synced(self, position: Position) -> None:
+        """All entries up to ``position`` are on disk."""
+
+    def failed(self, error: StorageError) -> None:
+        """The storage has failed for good."""
+
+
+#: Gives the rows of everything as of this instant, in chunks that are each cheap to encode.
+Snapshot = Callable[[], Iterable[bytes]]
+
+
+class Storage(Protocol):
+    """A durable, ordered journal of entries, with random access to the batches of every log."""
+
+    @property
+    def position_appended(self) -> Position:
+        """The newest position given out."""
+
+    @property
+    def position_written(self) -> Position:
+        """Up to here, kill -9 takes nothing."""
+
+    @property
+    def position_synced(self) -> Position:
+        """Up to here, nothing takes anything."""
+
+    @property
+    def bytes_unsynced(self) -> int:
+        """Bytes appended and not yet synced, for the bound in model/limits.py."""
+
+    def open(self) -> Recovered:
+        """Lock the folder, recover. Raises StorageError with one clear sentence."""
+
+    def start(self, notify: Notify, post: Callable[[Callable[[], None]], None], snapshot: Snapshot) -> None:
+        """After recovery: begin to work. ``post`` runs a callable on the owner's thread and may be called from any."""
+
+    def append(self, entry: Entry) -> Position:
+        """Queue an entry; it is readable by ``read`` at once. Does no I/O."""
+
+    def flush(self) -> None:
+        """Hand everything appended to the operating system in one vectored write; then it is *written*."""
+
+    def sync_soon(self) -> None:
+        """Have everything written so far synced; ``Notify.synced`` tells. Calls while a sync runs make one more."""
+
+    def read(self, log: LogId, offset: int, *, offset_end: int, bytes_max: int) -> list[bytes | memoryview]:
+        """Whole batches from the one that holds ``offset`` (or the next one after it) and before ``offset_end``.
+
+        At least one batch if there is one (rule R4), then while the sum stays within ``bytes_max``. Pieces may hold
+        several batches each; a memoryview is valid for as long as it is referenced. Nothing there: [].
+        """
+
+    def find_time(self, log: LogId, timestamp_ms: int, *, offset_start: int, offset_end: int) -> TimedBatch | None:
+        """The first batch in the bounds with ``timestamp_max`` >= ``timestamp_ms``."""
+
+    def find_time_max(self, log: LogId, *, offset_start: int, offset_end: int) -> TimedBatch | None:
+        """The batch with the largest ``timestamp_max`` in the bounds, the first of several."""
+
+    def trim(self, log: LogId, offset_start: int) -> None:
+        """Nothing before ``offset_start`` is needed any more. Told again at the next start by the rows."""
+
+    def drop(self, log: LogId) -> None:
+        """The log is gone for ever."""
+
+    def bytes_retained(self, log: LogId) -> int:
+        """Bytes of the log's batches from its start, for retention.bytes and DescribeLogDirs."""
+
+    def first_batches(self, log: LogId) -> Iterable[tuple[int, int, int]]:
+        """(offset_next, timestamp_max, bytes) of the log's oldest stretches, in order, for retention.
+
+        A stretch is what can be removed as one: a segment, or a run of batches in the journal.
+        """
+
+    def settle(self) -> None:
+        """Begin a checkpoint now, if none runs (idle time, or shutdown)."""
+
+    def close(self) -> None:
+        """Flush, sync, checkpoint if worthwhile, release the folder. Blocks."""

@@ -1,0 +1,1 @@
+"""Kafka's protocol as bytes: frames, requests, replies. Sans-I/O; message shapes come from ``kio``."""
