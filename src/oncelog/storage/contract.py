@@ -42,7 +42,7 @@ class Recovered(NamedTuple):
     may be the header's 61 bytes and more, not necessarily the whole batch: control batches are whole.
     """
 
-    rows: Iterable[bytes]
+    checkpoint: Iterable[bytes]
     entries: Iterable[tuple[Position, Entry]]
     is_same_boot: bool
 
@@ -90,7 +90,7 @@ class Storage(Protocol):
     def open(self) -> Recovered:
         """Lock the folder, recover. Raises StorageError with one clear sentence."""
 
-    def start(self, notify: Notify, post: Callable[[Callable[[], None]], None], snapshot: Snapshot) -> None:
+    def start(self, notify: Notify, post: Callable[[Callable[[], None]], object], snapshot: Snapshot) -> None:
         """After recovery: begin to work. ``post`` runs a callable on the owner's thread and may be called from any."""
 
     def append(self, entry: Entry) -> Position:

@@ -1,0 +1,79 @@
+"""A request on its way through the broker, and the connection it came by, as the handlers see them.
+
+A handler is called with a Call inside the turn of the loop in which its bytes arrived, and must see to it that ``reply`` is
+called once, now or later. Replies leave in the order of the requests whatever the order of the ``reply`` calls; that is
+the connection's care (broker/server.py).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from oncelog.wire.replies import encode_reply
+
+#: The encoded body of a reply: one buffer, or several that are sent one after the other.
+Body: TypeAlias = bytes | Sequence[bytes | memoryview]
+
+
+class Peer(ABC):
+    """A client's connection. ``number`` grows with each connection that is accepted; ``address`` is "host:port"."""
+
+    __slots__ = ("address", "number")
+
+    number: int
+    address: str
+
+    @abstractmethod
+    def answered(self, call: Call) -> None:
+        """``call.body`` is there; send it when all replies before it are sent."""
+
+    @abstractmethod
+    def is_gone(self) -> bool:
+        """Whether the client has closed the connection, also if the bytes that say so were not read yet (rule D4)."""
+
+    @abstractmethod
+    def close(self, why: str) -> None:
+        """Close the connection; ``why`` is for the log."""
+
+
+class Call:
+    """One request. ``request`` is the decoded body of its own version: fields of newer versions may be absent."""
+
+    __slots__ = (
+        "api_key",
+        "body",
+        "bytes_received",
+        "client_id",
+        "correlation_id",
+        "is_expecting_reply",
+        "peer",
+        "received_ns",
+        "request",
+        "version",
+    )
+
+    def __init__(
+        self, peer: Peer, api_key: int, version: int, correlation_id: int, client_id: str | None, request: Any
+    ) -> None:
+        self.peer = peer
+        self.api_key, self.version, self.correlation_id = api_key, version, correlation_id
+        self.client_id = client_id
+        self.request = request
+        self.body: Body | None = None
+        #: False for Produce with acks=0 (rule P9): the handler sets it before it returns.
+        self.is_expecting_reply = True
+        #: Set by the server for the meters: monotonic ns when the request was read, and its bytes.
+        self.received_ns = 0
+        self.bytes_received = 0
+
+    def encode(self, tree: Mapping[str, Any]) -> bytes:
+        """The body of a reply in this call's version: ``tree`` has kio's field names, for all versions; times in ms."""
+        return encode_reply(self.api_key, self.version, tree)
+
+    def reply(self, body: Body) -> None:
+        """Answer with an encoded body. Once."""
+        assert self.body is None, "answered twice"
+        self.body = body
+        self.peer.answered(self)

@@ -1,0 +1,230 @@
+"""The lane: the one writer of a broker (law 4), and the one place where replies wait for the disk (law 3).
+
+``commit`` applies a decision and appends it to the journal, in one step of the event loop. ``reply`` sends an answer when
+the journal has reached the level that the answer promises (rule D2). At the end of each turn of the loop everything that
+was appended is written with one call; the storage's thread syncs beside it, and one sync releases all that came meanwhile.
+What readers may see moves with the synced position (rules D1, R1).
+
+Knows the engine's Decision and the storage's contract; knows no API. One timer serves all deadlines.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+from oncelog.engine.decision import Append, Decision, Level
+from oncelog.engine.state import State, Visible, rows_in_chunks
+from oncelog.model.batch import read_header
+from oncelog.model.errors import StorageError
+from oncelog.model.ids import Position
+from oncelog.model.rows import Row, decode_rows, encode_rows
+from oncelog.storage.contract import Entry, Storage, StoredBatch
+
+_TIME_BYTES = 8
+
+
+class Loop(Protocol):
+    """What the lane needs of an event loop; the simulator has its own."""
+
+    def call_soon(self, callback: Callable[[], None], /) -> object:
+        """Run in the next turn."""
+
+    def call_soon_threadsafe(self, callback: Callable[[], None], /) -> object:
+        """Run in the next turn; may be called from any thread."""
+
+    def call_later(self, delay_seconds: float, callback: Callable[[], None], /) -> Timer:
+        """Run later."""
+
+
+class Timer(Protocol):
+    """A call_later that can be taken back."""
+
+    def cancel(self) -> None:
+        """Don't run."""
+
+
+class Shown(NamedTuple):
+    """What becomes visible when ``position`` is synced."""
+
+    position: Position
+    visible: list[Visible]
+
+
+class Lane:
+    """See the module. ``clock_ms`` gives ms since the epoch and never goes back while the broker runs."""
+
+    def __init__(self, state: State, storage: Storage, loop: Loop, clock_ms: Callable[[], int]) -> None:
+        self.state, self.storage, self.clock_ms = state, storage, clock_ms
+        self._loop = loop
+        self._shown: deque[Shown] = deque()
+        self._synced_waiting: deque[tuple[Position, Callable[[], None]]] = deque()
+        self._written_waiting: list[Callable[[], None]] = []
+        self._is_turn_planned = False
+        self._is_sync_wanted = False
+        self._timer: Timer | None = None
+        self._timer_due_ms = 0
+        #: Called with the logs that readers see more of; set by the broker.
+        self.on_visible: Callable[[Iterable[Visible]], None] = lambda _: None
+        #: Called when an alarm may be due; set by the broker.
+        self.on_alarm: Callable[[], None] = lambda: None
+        #: Called once when the storage has failed (law 7); set by the broker.
+        self.on_failure: Callable[[StorageError], None] = lambda _: None
+        #: Called after every sync; set by the broker (back-pressure ends, metrics).
+        self.on_synced: Callable[[], None] = lambda: None
+        self.failure: StorageError | None = None
+        #: Position of the newest change to the catalog, for reads that only show the catalog.
+        self.catalog_position = Position(0)
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> bool:
+        """Replay the checkpoint and the journal into the state. True if the machine has not been started anew since."""
+        recovered = self.storage.open()
+        now_ms = self.clock_ms()
+        for chunk in recovered.checkpoint:
+            self.state.apply(decode_rows(chunk), (), now_ms)
+        self.state.finish_checkpoint()
+        for _, entry in recovered.entries:
+            rows, decided_ms = _decode_entry(entry.rows)
+            self.state.apply(rows, [_replayed(batch) for batch in entry.batches], decided_ms)
+        self.state.finish_recovery()
+        return recovered.is_same_boot
+
+    def start(self) -> None:
+        """Begin to work, after ``recover``."""
+        self.storage.start(self, self._loop.call_soon_threadsafe, self._snapshot)
+        for log in self.state.logs.values():
+            if log.offset_start:
+                self.storage.trim(log.id, log.offset_start)
+        self.arm()
+
+    # -- deciding -----------------------------------------------------------------------------------------------------
+
+    def commit(self, decision: Decision, now_ms: int) -> Position:
+        """Apply a decision and append it as one entry (law 2). 0 if there was nothing durable in it."""
+        position = Position(0)
+        rows, batches = decision.rows, decision.batches
+        state = self.state
+        if rows or batches:
+            catalog_version = state.catalog_version
+            state.apply(rows, batches, now_ms)
+            position = self.storage.append(_entry(rows, batches, now_ms))
+            visible = state.visible_after(rows, batches)
+            if visible:
+                self._shown.append(Shown(position, visible))
+            if state.catalog_version != catalog_version:
+                self.catalog_position = position
+            if not self._is_turn_planned:
+                self._is_turn_planned = True
+                self._loop.call_soon(self._end_turn)
+        if decision.volatile:
+            state.apply_volatile(decision.volatile)
+        due_ms = state.alarms.next_ms
+        if due_ms is not None and (self._timer is None or due_ms < self._timer_due_ms):
+            self.arm()
+        return position
+
+    # -- replying -----------------------------------------------------------------------------------------------------
+
+    def after(self, level: Level, position: Position, action: Callable[[], None]) -> None:
+        """Run ``action`` when ``position`` has reached ``level``; at once if it has (law 3, rule D2)."""
+        if level is Level.NOTHING or position <= self.storage.position_synced:
+            action()
+        elif level is Level.SYNCED:
+            self._synced_waiting.append((position, action))
+            self._want_sync()
+        elif position <= self.storage.position_written:
+            action()
+        else:
+            self._written_waiting.append(action)
+
+    def after_all(self, action: Callable[[], None]) -> None:
+        """Run ``action`` when everything that is applied now is synced: for reads that may have seen any of it."""
+        self.after(Level.SYNCED, self.storage.position_appended, action)
+
+    def _want_sync(self) -> None:
+        self._is_sync_wanted = True
+        if not self._is_turn_planned:
+            self._is_turn_planned = True
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._is_turn_planned = False
+        if self.failure is not None:
+            return
+        try:
+            self.storage.flush()
+        except StorageError as error:
+            self.failed(error)
+            return
+        if self._is_sync_wanted:
+            self._is_sync_wanted = False
+            self.storage.sync_soon()
+        waiting, self._written_waiting = self._written_waiting, []
+        for action in waiting:
+            action()
+
+    # -- what the storage tells ---------------------------------------------------------------------------------------
+
+    def synced(self, position: Position) -> None:
+        """All up to ``position`` is safe: readers see it, then the replies leave (rules D2, D3)."""
+        shown: list[Visible] = []
+        while self._shown and self._shown[0].position <= position:
+            shown += self._shown.popleft().visible
+        if shown:
+            self.state.settle_visible(shown)
+        waiting = self._synced_waiting
+        while waiting and waiting[0][0] <= position:
+            waiting.popleft()[1]()
+        if shown:
+            self.on_visible(shown)
+        self.on_synced()
+
+    def failed(self, error: StorageError) -> None:
+        """Law 7: nothing more is decided or promised; the broker stops."""
+        if self.failure is None:
+            self.failure = error
+            self.on_failure(error)
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def arm(self) -> None:
+        """Set the one timer to the earliest alarm."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_ms = self.state.alarms.next_ms
+        if due_ms is not None:
+            self._timer_due_ms = due_ms
+            self._timer = self._loop.call_later(max(0, due_ms - self.clock_ms()) / 1000, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self.failure is None:
+            self.on_alarm()
+        self.arm()
+
+    def _snapshot(self) -> Iterable[bytes]:
+        return map(encode_rows, rows_in_chunks(self.state.rows()))
+
+
+def _entry(rows: tuple[Row, ...], batches: tuple[Append, ...], now_ms: int) -> Entry:
+    head = now_ms.to_bytes(_TIME_BYTES, "big")
+    return Entry(
+        head + encode_rows(rows) if rows else head,
+        [
+            StoredBatch(batch.log, batch.offset, batch.offset_next, batch.header.timestamp_max, batch.data)
+            for batch in batches
+        ],
+    )
+
+
+def _decode_entry(data: bytes | memoryview) -> tuple[list[Row], int]:
+    rows = decode_rows(data[_TIME_BYTES:]) if len(data) > _TIME_BYTES else []
+    return rows, int.from_bytes(data[:_TIME_BYTES], "big")
+
+
+def _replayed(batch: StoredBatch) -> Append:
+    return Append(batch.log, batch.offset, read_header(batch.data), batch.data)

@@ -1,0 +1,59 @@
+"""What a decide function returns: everything that changes, and the reply.
+
+A Decision is applied whole or not at all, and is one journal entry (laws 1, 2). ``rows`` and ``batches`` are durable;
+``volatile`` holds values that need not survive a restart (a group's waiting members). A decision may change nothing and
+only carry a reply.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple, NewType
+
+from oncelog.model.batch import BatchHeader
+from oncelog.model.ids import LogId
+from oncelog.model.rows import Row
+
+#: Names a request that waits for its reply inside the engine (JoinGroup, SyncGroup); given by the broker, unique.
+Ticket = NewType("Ticket", int)
+
+
+class Level(IntEnum):
+    """What must be safe before the reply leaves (rule D2)."""
+
+    NOTHING = 0
+    WRITTEN = 1
+    SYNCED = 2
+
+
+class Append(NamedTuple):
+    """A batch to append to a log: ``header`` as the client sent it, ``data`` stamped with ``offset``."""
+
+    log: LogId
+    offset: int
+    header: BatchHeader
+    data: bytes
+
+    @property
+    def offset_next(self) -> int:
+        """The offset after the batch."""
+        return self.offset + self.header.offset_delta_last + 1
+
+
+class Decision(NamedTuple):
+    """See the module. ``reply`` is the answer to the command, ``answers`` those to requests that waited."""
+
+    rows: tuple[Row, ...] = ()
+    batches: tuple[Append, ...] = ()
+    level: Level = Level.SYNCED
+    reply: Any = None
+    volatile: tuple[Any, ...] = ()
+    answers: tuple[tuple[Ticket, Any], ...] = ()
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether there is anything to journal."""
+        return bool(self.rows or self.batches)
+
+
+NOTHING = Decision(level=Level.NOTHING)

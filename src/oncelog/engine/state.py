@@ -1,0 +1,325 @@
+"""State: all rows, the partitions' indexes over them, and ``apply``.
+
+Only ``State.apply`` and ``State.settle_visible`` change it, and they never refuse (law 1). Recovery is ``apply`` in a loop:
+live or replayed, the same calls give the same state. What follows from a batch's header is derived here by
+``producers.producer_after``, for live decisions and recovery alike.
+
+``Log.high_watermark`` and ``Log.stable_offset`` are what readers may see: they lag behind what is applied until the
+journal has synced it (rules D2, R1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from oncelog.engine.alarms import Alarms
+from oncelog.engine.configs import BrokerSettings, TopicSettings, resolve_broker, resolve_topic
+from oncelog.engine.decision import Append
+from oncelog.engine.groups.groups import Groups
+from oncelog.engine.groups.offsets import GroupOffsets
+from oncelog.engine.producers import producer_after
+from oncelog.model.batch import control_outcome
+from oncelog.model.ids import LogId, ProducerId
+from oncelog.model.limits import ABORTED_PER_PARTITION_MAX
+from oncelog.model.rows import (
+    AbortedRange,
+    BrokerConfig,
+    Group,
+    GroupDeleted,
+    GroupOffset,
+    GroupOffsetDeleted,
+    LogStart,
+    Partition,
+    PendingOffset,
+    PendingOffsetsSettled,
+    Producer,
+    ProducerForgotten,
+    ProducerIds,
+    Row,
+    Topic,
+    TopicDeleted,
+    Transaction,
+    TransactionForgotten,
+    TransactionState,
+)
+
+
+class Log:
+    """One partition: the bounds of its log, its producers, its open and aborted transactions.
+
+    ``open`` maps each producer with an open transaction here to that transaction's first offset, in offset order.
+    ``aborted`` is in the order of the markers.
+    """
+
+    __slots__ = (
+        "aborted",
+        "created_ms",
+        "high_watermark",
+        "id",
+        "index",
+        "offset_next",
+        "offset_start",
+        "open",
+        "producer_id_created",
+        "producers",
+        "settings",
+        "stable_offset",
+        "timestamp_max",
+        "topic",
+    )
+
+    def __init__(self, row: Partition, settings: TopicSettings) -> None:
+        self.id, self.topic, self.index = row.log, row.topic, row.index
+        self.created_ms, self.producer_id_created = row.created_ms, row.producer_id_created
+        self.offset_start, self.offset_next = row.offset_start, row.offset_next
+        self.timestamp_max = row.timestamp_max
+        self.aborted: list[AbortedRange] = list(row.aborted)
+        self.settings = settings
+        self.producers: dict[ProducerId, Producer] = {}
+        self.open: dict[ProducerId, int] = {}
+        self.high_watermark = self.stable_offset = row.offset_next
+
+    @property
+    def stable_offset_applied(self) -> int:
+        """The last stable offset once all that is applied is synced (rule R1)."""
+        for first_offset in self.open.values():
+            return first_offset
+        return self.offset_next
+
+    def row(self) -> Partition:
+        """The durable form, for a checkpoint."""
+        return Partition(
+            self.id,
+            self.topic,
+            self.index,
+            self.created_ms,
+            self.producer_id_created,
+            self.offset_start,
+            self.offset_next,
+            self.timestamp_max,
+            tuple(self.aborted),
+        )
+
+
+class Visible(NamedTuple):
+    """What readers of a log may see once an entry is synced."""
+
+    log: Log
+    high_watermark: int
+    stable_offset: int
+
+
+class State:
+    """Everything the broker knows. See the module."""
+
+    def __init__(self, static: Mapping[str, str] | None = None) -> None:
+        self.static_configs: dict[str, str] = dict(static or {})
+        self.dynamic_configs: dict[str, str] = {}
+        self.settings: BrokerSettings = resolve_broker(self.static_configs, self.dynamic_configs)
+        self.version = 0
+        self.catalog_version = 0
+        self.topics: dict[str, Topic] = {}
+        self.topic_names: dict[UUID, str] = {}
+        self.logs: dict[LogId, Log] = {}
+        self.log_id_next = LogId(1)
+        self.producer_id_next = ProducerId(1)
+        self.transactions: dict[str, Transaction] = {}
+        self.transaction_of: dict[ProducerId, str] = {}
+        self.offsets = GroupOffsets()
+        self.groups = Groups()
+        self.alarms = Alarms()
+        self._put: dict[type[Any], Callable[[Any, int], None]] = {
+            Topic: self._put_topic,
+            TopicDeleted: self._put_topic_deleted,
+            BrokerConfig: self._put_broker_config,
+            ProducerIds: self._put_producer_ids,
+            Transaction: self._put_transaction,
+            TransactionForgotten: self._put_transaction_forgotten,
+            Producer: self._put_producer,
+            ProducerForgotten: self._put_producer_forgotten,
+            Partition: self._put_partition,
+            LogStart: self._put_log_start,
+            GroupOffset: lambda row, _: self.offsets.put(row),
+            GroupOffsetDeleted: lambda row, _: self.offsets.remove(row),
+            PendingOffset: lambda row, _: self.offsets.put_pending(row),
+            PendingOffsetsSettled: lambda row, _: self.offsets.settle_pending(row),
+            Group: lambda row, now_ms: self.groups.put(row, self.alarms, now_ms),
+            GroupDeleted: self._put_group_deleted,
+        }
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def log_of(self, topic: str, index: int) -> Log | None:
+        """The log of a partition, or None if there is no such topic or partition."""
+        row = self.topics.get(topic)
+        if row is None or not 0 <= index < len(row.logs):
+            return None
+        return self.logs[row.logs[index]]
+
+    def rows(self) -> list[Row]:
+        """All rows as of this instant, for a checkpoint, without copying what is immutable.
+
+        A list of rows; partitions are given as row values too. Cheap: no row is encoded here.
+        """
+        rows: list[Row] = [ProducerIds(self.producer_id_next)]
+        rows += (BrokerConfig(name, value) for name, value in self.dynamic_configs.items())
+        rows += self.topics.values()
+        for log in self.logs.values():
+            rows.append(log.row())
+            rows += log.producers.values()
+        rows += self.transactions.values()
+        rows += self.groups.rows()
+        rows += self.offsets.rows()
+        return rows
+
+    # -- apply --------------------------------------------------------------------------------------------------------
+
+    def apply(self, rows: Iterable[Row], batches: Sequence[Append], now_ms: int) -> None:
+        """Change the state as one decision says: durable rows, then batches. Live and in recovery."""
+        self.version += 1
+        for row in rows:
+            self._put[type(row)](row, now_ms)
+        for batch in batches:
+            self._append(batch, now_ms)
+
+    def apply_volatile(self, values: Iterable[Any]) -> None:
+        """Change what need not survive a restart; after ``apply`` of the same decision."""
+        for value in values:
+            self.groups.replace(value, self.alarms)
+
+    def visible_after(self, rows: Iterable[Row], batches: Sequence[Append]) -> list[Visible]:
+        """What readers may see of the touched logs when what was just applied is synced."""
+        ids = [batch.log for batch in batches]
+        ids += [row.log for row in rows if type(row) is LogStart]
+        seen: list[Visible] = []
+        for log_id in ids:
+            log = self.logs.get(log_id)
+            if log is not None:
+                seen.append(Visible(log, log.offset_next, log.stable_offset_applied))
+        return seen
+
+    def settle_visible(self, visible: Iterable[Visible]) -> None:
+        """An entry is synced: readers see it, all its partitions in the same instant (rules D1, R1)."""
+        for log, high_watermark, stable_offset in visible:
+            log.high_watermark = high_watermark
+            log.stable_offset = stable_offset
+
+    def finish_checkpoint(self) -> None:
+        """After a checkpoint's rows, before the journal's entries: order what the rows gave in any order."""
+        for log in self.logs.values():
+            if len(log.open) > 1:
+                log.open = dict(sorted(log.open.items(), key=lambda item: item[1]))
+
+    def finish_recovery(self) -> None:
+        """After the last entry: all that was found is durable, so readers may see it."""
+        for log in self.logs.values():
+            log.high_watermark, log.stable_offset = log.offset_next, log.stable_offset_applied
+
+    def _append(self, batch: Append, now_ms: int) -> None:
+        log, header = self.logs[batch.log], batch.header
+        assert batch.offset == log.offset_next, f"batch at {batch.offset}, log ends at {log.offset_next}"
+        log.offset_next = batch.offset + header.offset_delta_last + 1
+        log.timestamp_max = max(log.timestamp_max, header.timestamp_max)
+        producer_id = header.producer_id
+        if producer_id < 0:
+            return
+        log.producers[producer_id] = producer_after(
+            log.producers.get(producer_id), log.id, batch.offset, header, now_ms
+        )
+        if header.is_control:
+            first_offset = log.open.pop(producer_id, None)
+            if first_offset is not None and not control_outcome(batch.data):
+                log.aborted.append(AbortedRange(producer_id, first_offset, batch.offset))
+                del log.aborted[:-ABORTED_PER_PARTITION_MAX]
+        elif header.is_transactional and producer_id not in log.open:
+            log.open[producer_id] = batch.offset
+
+    def _put_topic(self, row: Topic, now_ms: int) -> None:
+        del now_ms
+        self.catalog_version += 1
+        self.topics[row.name] = row
+        self.topic_names[row.id] = row.name
+        settings = resolve_topic(self.static_configs, self.dynamic_configs, row.configs)
+        for index, log_id in enumerate(row.logs):
+            log = self.logs.get(log_id)
+            if log is None:
+                empty = Partition(log_id, row.name, index, row.created_ms, self.producer_id_next, 0, 0)
+                self.logs[log_id] = Log(empty, settings)
+                self.log_id_next = LogId(max(self.log_id_next, log_id + 1))
+            else:
+                log.settings = settings
+
+    def _put_topic_deleted(self, row: TopicDeleted, now_ms: int) -> None:
+        del now_ms
+        self.catalog_version += 1
+        topic = self.topics.pop(row.name)
+        del self.topic_names[topic.id]
+        for log_id in topic.logs:
+            del self.logs[log_id]
+
+    def _put_broker_config(self, row: BrokerConfig, now_ms: int) -> None:
+        del now_ms
+        self.catalog_version += 1
+        if row.value is None:
+            self.dynamic_configs.pop(row.name, None)
+        else:
+            self.dynamic_configs[row.name] = row.value
+        self.settings = resolve_broker(self.static_configs, self.dynamic_configs)
+        for topic in self.topics.values():
+            settings = resolve_topic(self.static_configs, self.dynamic_configs, topic.configs)
+            for log_id in topic.logs:
+                self.logs[log_id].settings = settings
+
+    def _put_producer_ids(self, row: ProducerIds, now_ms: int) -> None:
+        del now_ms
+        self.producer_id_next = max(self.producer_id_next, row.next)
+
+    def _put_transaction(self, row: Transaction, now_ms: int) -> None:
+        del now_ms
+        before = self.transactions.get(row.id)
+        if before is not None and before.producer_id != row.producer_id:
+            self.transaction_of.pop(before.previous_producer_id, None)
+        self.transactions[row.id] = row
+        self.transaction_of[row.producer_id] = row.id
+        if row.state is TransactionState.ONGOING:
+            self.alarms.set(row.started_ms + row.timeout_ms, "transaction", row.id)
+
+    def _put_transaction_forgotten(self, row: TransactionForgotten, now_ms: int) -> None:
+        del now_ms
+        gone = self.transactions.pop(row.id)
+        self.transaction_of.pop(gone.producer_id, None)
+        self.transaction_of.pop(gone.previous_producer_id, None)
+
+    def _put_producer(self, row: Producer, now_ms: int) -> None:
+        del now_ms
+        log = self.logs[row.log]
+        log.producers[row.id] = row
+        if row.transaction_first_offset >= 0:
+            log.open[row.id] = row.transaction_first_offset
+
+    def _put_producer_forgotten(self, row: ProducerForgotten, now_ms: int) -> None:
+        del now_ms
+        self.logs[row.log].producers.pop(row.id, None)
+
+    def _put_partition(self, row: Partition, now_ms: int) -> None:
+        del now_ms
+        self.logs[row.log] = Log(row, self.logs[row.log].settings)
+
+    def _put_log_start(self, row: LogStart, now_ms: int) -> None:
+        del now_ms
+        log = self.logs[row.log]
+        log.offset_start = max(log.offset_start, row.offset)
+        log.aborted = [aborted for aborted in log.aborted if aborted.offset_marker >= row.offset]
+
+    def _put_group_deleted(self, row: GroupDeleted, now_ms: int) -> None:
+        del now_ms
+        self.groups.remove(row)
+        self.offsets.remove_group(row.id)
+
+
+def rows_in_chunks(rows: list[Row], size: int = 500) -> Iterator[list[Row]]:
+    """The rows in pieces that are each cheap to encode."""
+    for at in range(0, len(rows), size):
+        yield rows[at : at + size]
