@@ -1,0 +1,85 @@
+"""The log: one line an event, on stderr, as text or as JSON.
+
+A logger has four levels and takes an event and its fields. Whatever a peer sent is quoted, so that it can't forge a line.
+Why not a library: docs/decisions/log.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+#: The levels, from the most talkative one.
+LEVELS: Final = ("debug", "info", "warning", "error")
+FORMATS: Final = ("text", "json")
+
+#: Characters of one field's value in a line; a peer decides how long an id is.
+_VALUE_CHARACTERS_MAX: Final = 300
+
+
+class LogLines:
+    """Writes events of ``level`` and above with ``write``, which takes a whole line."""
+
+    def __init__(self, level: str = "info", form: str = "text", write: Callable[[str], object] | None = None) -> None:
+        self._lowest = LEVELS.index(level)
+        self._render = _json_line if form == "json" else _text_line
+        self._write = write or sys.stderr.write
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """For whoever looks closely."""
+        if self._lowest <= 0:
+            self._emit("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Worth a line."""
+        if self._lowest <= 1:
+            self._emit("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Worth a look."""
+        if self._lowest <= 2:
+            self._emit("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Something failed."""
+        self._emit("error", event, fields)
+
+    def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        try:
+            self._write(self._render(now, level, event, fields))
+        except OSError:
+            # Whoever read stderr is gone; the broker's work does not depend on it.
+            self._write = _nowhere
+
+
+def _nowhere(line: str) -> None:
+    del line
+
+
+def _text_line(now: str, level: str, event: str, fields: dict[str, Any]) -> str:
+    shown = "".join(f" {name}={_quoted(value)}" for name, value in fields.items())
+    return f"{now} {level:<7} {event}{shown}\n"
+
+
+def _quoted(value: object) -> str:
+    text = _short(str(value))
+    if text and text.isprintable() and not any(character in " =\"'" for character in text):
+        return text
+    return msgspec.json.encode(text).decode()
+
+
+def _json_line(now: str, level: str, event: str, fields: dict[str, Any]) -> str:
+    plain = {
+        name: value if isinstance(value, int | float) or value is None else _short(str(value))
+        for name, value in fields.items()
+    }
+    return msgspec.json.encode({"time": now, "level": level, "event": event} | plain).decode() + "\n"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _VALUE_CHARACTERS_MAX else text[:_VALUE_CHARACTERS_MAX] + "..."
