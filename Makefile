@@ -1,0 +1,68 @@
+# Needs make and Python 3.11 or newer; everything else is installed into .venv by the first target that needs it.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Test processes at once; the machine's cores, and not more than four.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count() or 1)))')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit check format docs bench soak clean
+
+help:
+	@echo "make demo    the same pipeline three times under the same faults: what is lost, what is doubled"
+	@echo "make test    everything that must hold: style, types, imports, all tests"
+	@echo "make check   style, types and import contracts only"
+	@echo "make unit    check, and the tests that need no broker process"
+	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run"
+	@echo "make soak    the tests that run for long"
+	@echo "make docs    write the generated pages of docs/ anew"
+	@echo "make format  format the code"
+	@echo "make clean   remove .venv and all caches"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "oncelog needs Python 3.11 or newer; none was found (set PYTHON=...)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/installed-demo
+
+demo: $(VENV)/installed-demo
+	$(BIN)/python -m oncelog.demo
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: check
+	$(BIN)/pytest -n $(WORKERS) tests/unit tests/properties tests/stories tests/contracts tests/house
+
+test: check
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not soak"
+
+soak: $(VENV)/installed-dev
+	$(BIN)/pytest -m soak
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m bench
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m oncelog.broker.documents
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,109 @@
+"""The commands and their options; what each says under --help is written here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from cyclopts import App, Parameter
+
+import oncelog
+
+_BOOTSTRAP: Final = "127.0.0.1:9092"
+_ADMIN: Final = "127.0.0.1:9464"
+
+_HELP: Final = """Kafka's protocol with complete exactly-once semantics, in one process and one folder.
+
+Begin with `oncelog serve`, then point any Kafka client at 127.0.0.1:9092. Each command explains itself:
+`oncelog serve --help`.
+"""
+
+app = App(name="oncelog", help=_HELP, version=oncelog.__version__, version_format="plaintext")
+topics_app = App(name="topics", help="List, create and delete topics of a running broker.")
+app.command(topics_app)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of a command line."""
+    from oncelog.cli.failures import CommandError
+
+    try:
+        result = app(list(sys.argv[1:] if arguments is None else arguments), result_action="return_value")
+    except CommandError as error:
+        print(f"oncelog: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+@app.command
+def serve(
+    *,
+    data: Path | None = None,
+    listen: str | None = None,
+    advertise: str | None = None,
+    durability: Literal["fsync", "written", "memory"] = "fsync",
+    set_: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
+    config: Path | None = None,
+    metrics: str | None = None,
+    log_format: Literal["text", "json"] = "text",
+    log_level: Literal["debug", "info", "warning", "error"] = "info",
+) -> int:
+    """Run a broker until SIGTERM or SIGINT.
+
+    When it is ready it prints one line to stdout; the log goes to stderr:
+
+        oncelog ready host=127.0.0.1 port=9092 data=oncelog-data durability=fsync pid=4711 ms=180
+
+    Examples:
+
+        oncelog serve
+        oncelog serve --data /var/lib/oncelog --metrics 127.0.0.1:9464
+        oncelog serve --listen 127.0.0.1:0 --durability memory
+        oncelog serve --listen 0.0.0.0:9092 --advertise broker.example.org
+        oncelog serve --set num.partitions=6 --set auto.create.topics.enable=false
+
+    Exit codes: 0 stopped by a signal; 2 an option or setting is wrong; 3 the address can't be listened on; 4 the data
+    folder can't be opened (locked, damaged, of a newer release); 5 the storage failed while serving: everything that was
+    acknowledged is safe, see the log. A second signal ends at once with 128 + the signal's number.
+
+    Parameters
+    ----------
+    data
+        Folder for all data; made if it is not there. Default: oncelog-data here.
+    listen
+        HOST:PORT to listen on; port 0 takes any that is free, the ready line names it. Default: 127.0.0.1:9092.
+        There is no TLS and no login yet: think before you leave the loopback address.
+    advertise
+        HOST or HOST:PORT that clients are told to connect to. Default: what is listened on.
+    durability
+        What an acknowledgement promises. fsync: on disk, survives the loss of power. written: handed to the operating
+        system, survives the death of the broker. memory: nothing is kept.
+    set_
+        A setting under Kafka's name, such as num.partitions=6; may be repeated. All of them: docs/settings.md.
+    config
+        A file of settings in the form of Kafka's server.properties. Options and --set win over it.
+    metrics
+        HOST:PORT for /metrics (Prometheus), /healthz and /transactions. Default: none.
+    log_format
+        One line an event, as text or JSON.
+    log_level
+        The least important events that are logged.
+    """
+    from oncelog.cli.serve import serve_forever
+
+    return serve_forever(
+        data=data,
+        listen=listen,
+        advertise=advertise,
+        durability=durability,
+        assignments=set_ or [],
+        config=config,
+        metrics=metrics,
+        log_format=log_format,
+        log_level=log_level,
+    )
