@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 from oncelog.wire.replies import encode_reply
@@ -77,3 +78,8 @@ class Call:
         assert self.body is None, "answered twice"
         self.body = body
         self.peer.answered(self)
+
+
+def milliseconds(value: timedelta) -> int:
+    """Kio's form of a time span in a request, as ms."""
+    return value.days * 86_400_000 + value.seconds * 1_000 + value.microseconds // 1_000

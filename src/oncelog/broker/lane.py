@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from oncelog.engine.decision import Append, Decision, Level
 from oncelog.engine.state import State, Visible, rows_in_chunks
 from oncelog.model.batch import read_header
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import Position
-from oncelog.model.rows import Row, decode_rows, encode_rows
+from oncelog.model.limits import UNSYNCED_BYTES_MAX
+from oncelog.model.rows import LogStart, Row, TopicDeleted, decode_rows, encode_rows
 from oncelog.storage.contract import Entry, Storage, StoredBatch
 
 _TIME_BYTES = 8
@@ -59,10 +60,12 @@ class Lane:
         self.state, self.storage, self.clock_ms = state, storage, clock_ms
         self._loop = loop
         self._shown: deque[Shown] = deque()
-        self._synced_waiting: deque[tuple[Position, Callable[[], None]]] = deque()
-        self._written_waiting: list[Callable[[], None]] = []
+        self._synced_waiting: deque[tuple[Position, Callable[..., None], tuple[Any, ...]]] = deque()
+        self._written_waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._is_turn_planned = False
         self._is_sync_wanted = False
+        self._is_pressed = False
+        self._flush_timer: Timer | None = None
         self._timer: Timer | None = None
         self._timer_due_ms = 0
         #: Called with the logs that readers see more of; set by the broker.
@@ -71,8 +74,8 @@ class Lane:
         self.on_alarm: Callable[[], None] = lambda: None
         #: Called once when the storage has failed (law 7); set by the broker.
         self.on_failure: Callable[[StorageError], None] = lambda _: None
-        #: Called after every sync; set by the broker (back-pressure ends, metrics).
-        self.on_synced: Callable[[], None] = lambda: None
+        #: Called with True when too much waits for the disk, with False when no more; set by the broker.
+        self.on_pressure: Callable[[bool], None] = lambda _: None
         self.failure: StorageError | None = None
         #: Position of the newest change to the catalog, for reads that only show the catalog.
         self.catalog_position = Position(0)
@@ -109,8 +112,11 @@ class Lane:
         state = self.state
         if rows or batches:
             catalog_version = state.catalog_version
+            unneeded = self._unneeded(rows) if rows else ()
             state.apply(rows, batches, now_ms)
             position = self.storage.append(_entry(rows, batches, now_ms))
+            for release, arguments in unneeded:
+                self.after(Level.SYNCED, position, release, *arguments)
             visible = state.visible_after(rows, batches)
             if visible:
                 self._shown.append(Shown(position, visible))
@@ -119,6 +125,9 @@ class Lane:
             if not self._is_turn_planned:
                 self._is_turn_planned = True
                 self._loop.call_soon(self._end_turn)
+            if not self._is_pressed and self.storage.bytes_unsynced > UNSYNCED_BYTES_MAX:
+                self._is_pressed = True
+                self.on_pressure(True)
         if decision.volatile:
             state.apply_volatile(decision.volatile)
         due_ms = state.alarms.next_ms
@@ -126,26 +135,35 @@ class Lane:
             self.arm()
         return position
 
+    def _unneeded(self, rows: tuple[Row, ...]) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
+        """What the storage may let go of once these rows are synced; not before, or a crash would lose it."""
+        unneeded: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        for row in rows:
+            if type(row) is LogStart:
+                unneeded.append((self.storage.trim, (row.log, row.offset)))
+            elif type(row) is TopicDeleted:
+                unneeded += ((self.storage.drop, (log,)) for log in self.state.topics[row.name].logs)
+        return unneeded
+
     # -- replying -----------------------------------------------------------------------------------------------------
 
-    def after(self, level: Level, position: Position, action: Callable[[], None]) -> None:
-        """Run ``action`` when ``position`` has reached ``level``; at once if it has (law 3, rule D2)."""
+    def after(self, level: Level, position: Position, action: Callable[..., None], *arguments: Any) -> None:
+        """Call ``action(*arguments)`` when ``position`` has reached ``level``; at once if it has (law 3, rule D2)."""
         if level is Level.NOTHING or position <= self.storage.position_synced:
-            action()
+            action(*arguments)
         elif level is Level.SYNCED:
-            self._synced_waiting.append((position, action))
+            self._synced_waiting.append((position, action, arguments))
             self._want_sync()
         elif position <= self.storage.position_written:
-            action()
+            action(*arguments)
         else:
-            self._written_waiting.append(action)
-
-    def after_all(self, action: Callable[[], None]) -> None:
-        """Run ``action`` when everything that is applied now is synced: for reads that may have seen any of it."""
-        self.after(Level.SYNCED, self.storage.position_appended, action)
+            self._written_waiting.append((action, arguments))
 
     def _want_sync(self) -> None:
         self._is_sync_wanted = True
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
         if not self._is_turn_planned:
             self._is_turn_planned = True
             self._loop.call_soon(self._end_turn)
@@ -162,9 +180,16 @@ class Lane:
         if self._is_sync_wanted:
             self._is_sync_wanted = False
             self.storage.sync_soon()
+        elif self._flush_timer is None and self.storage.position_synced < self.storage.position_written:
+            delay_seconds = self.state.settings.flush_interval_ms / 1000
+            self._flush_timer = self._loop.call_later(delay_seconds, self._flush_due)
         waiting, self._written_waiting = self._written_waiting, []
-        for action in waiting:
-            action()
+        for action, arguments in waiting:
+            action(*arguments)
+
+    def _flush_due(self) -> None:
+        self._flush_timer = None
+        self._want_sync()
 
     # -- what the storage tells ---------------------------------------------------------------------------------------
 
@@ -177,10 +202,13 @@ class Lane:
             self.state.settle_visible(shown)
         waiting = self._synced_waiting
         while waiting and waiting[0][0] <= position:
-            waiting.popleft()[1]()
+            _, action, arguments = waiting.popleft()
+            action(*arguments)
         if shown:
             self.on_visible(shown)
-        self.on_synced()
+        if self._is_pressed and self.storage.bytes_unsynced <= UNSYNCED_BYTES_MAX // 2:
+            self._is_pressed = False
+            self.on_pressure(False)
 
     def failed(self, error: StorageError) -> None:
         """Law 7: nothing more is decided or promised; the broker stops."""

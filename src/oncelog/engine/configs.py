@@ -40,6 +40,8 @@ class BrokerSettings(NamedTuple):
     group_session_timeout_ms_max: int = 1_800_000
     group_initial_rebalance_delay_ms: int = 0
     group_members_max: int = limits.GROUP_MEMBERS_MAX
+    flush_interval_ms: int = 10
+    retention_check_ms: int = 300_000
 
 
 def resolve_topic(static: Mapping[str, str], dynamic: Mapping[str, str], topic: Mapping[str, str]) -> TopicSettings:

@@ -10,7 +10,7 @@ from typing import Final
 
 from oncelog.model.batch import BatchHeader
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.ids import LogId, ProducerId, sequence_after
+from oncelog.model.ids import LogId, sequence_after
 from oncelog.model.limits import DUPLICATE_WINDOW_BATCHES
 from oncelog.model.rows import Producer, WrittenBatch
 
@@ -60,8 +60,11 @@ def check_sequence(row: Producer | None, header: BatchHeader, *, first_must_be_z
     if header.producer_epoch < row.epoch:
         raise Refusal(ErrorCode.INVALID_PRODUCER_EPOCH, f"epoch {header.producer_epoch}, partition has {row.epoch}")
     expected = 0
-    if header.producer_epoch == row.epoch and row.window:
-        expected = sequence_after(row.window[-1].sequence_last, 1)
+    if header.producer_epoch == row.epoch:
+        if row.window:
+            expected = sequence_after(row.window[-1].sequence_last, 1)
+        elif not first_must_be_zero:
+            return
     if sequence != expected:
         raise Refusal(ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, f"sequence {sequence}, expected {expected}")
 
@@ -69,8 +72,3 @@ def check_sequence(row: Producer | None, header: BatchHeader, *, first_must_be_z
 def is_expired(row: Producer, now_ms: int, expiration_ms: int) -> bool:
     """Whether the row may be forgotten (rule P8)."""
     return row.transaction_first_offset < 0 and now_ms - row.updated_ms >= expiration_ms
-
-
-def newest(row: Producer | None, producer_id: ProducerId, epoch: int) -> bool:
-    """Whether (producer id, epoch) is at least what the partition has seen (rule T8)."""
-    return row is None or (row.id == producer_id and epoch >= row.epoch)

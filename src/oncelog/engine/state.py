@@ -10,8 +10,9 @@ journal has synced it (rules D2, R1).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from oncelog.engine.alarms import Alarms
@@ -26,6 +27,7 @@ from oncelog.model.limits import ABORTED_PER_PARTITION_MAX
 from oncelog.model.rows import (
     AbortedRange,
     BrokerConfig,
+    Cluster,
     Group,
     GroupDeleted,
     GroupOffset,
@@ -36,6 +38,7 @@ from oncelog.model.rows import (
     PendingOffsetsSettled,
     Producer,
     ProducerForgotten,
+    ProducerIdMarks,
     ProducerIds,
     Row,
     Topic,
@@ -44,6 +47,10 @@ from oncelog.model.rows import (
     TransactionForgotten,
     TransactionState,
 )
+
+#: How exactly, and for how many steps, the times of producer ids are remembered (rule D6).
+_MARK_MS: Final = 60_000
+_MARKS_MAX: Final = 4_096
 
 
 class Log:
@@ -125,6 +132,8 @@ class State:
         self.logs: dict[LogId, Log] = {}
         self.log_id_next = LogId(1)
         self.producer_id_next = ProducerId(1)
+        self.producer_id_marks: list[tuple[ProducerId, int]] = []
+        self.cluster_id = ""
         self.transactions: dict[str, Transaction] = {}
         self.transaction_of: dict[ProducerId, str] = {}
         self.offsets = GroupOffsets()
@@ -135,15 +144,17 @@ class State:
             TopicDeleted: self._put_topic_deleted,
             BrokerConfig: self._put_broker_config,
             ProducerIds: self._put_producer_ids,
+            ProducerIdMarks: self._put_producer_id_marks,
+            Cluster: self._put_cluster,
             Transaction: self._put_transaction,
             TransactionForgotten: self._put_transaction_forgotten,
             Producer: self._put_producer,
             ProducerForgotten: self._put_producer_forgotten,
             Partition: self._put_partition,
             LogStart: self._put_log_start,
-            GroupOffset: lambda row, _: self.offsets.put(row),
+            GroupOffset: self._put_group_offset,
             GroupOffsetDeleted: lambda row, _: self.offsets.remove(row),
-            PendingOffset: lambda row, _: self.offsets.put_pending(row),
+            PendingOffset: self._put_pending_offset,
             PendingOffsetsSettled: lambda row, _: self.offsets.settle_pending(row),
             Group: lambda row, now_ms: self.groups.put(row, self.alarms, now_ms),
             GroupDeleted: self._put_group_deleted,
@@ -158,12 +169,19 @@ class State:
             return None
         return self.logs[row.logs[index]]
 
+    def producer_id_age_ms_max(self, producer_id: ProducerId, now_ms: int) -> int | None:
+        """How long ago the producer id was given out at most, or None if that is not known (rule D6)."""
+        at = bisect_right(self.producer_id_marks, (producer_id, 2**63)) - 1
+        return now_ms - self.producer_id_marks[at][1] if at >= 0 else None
+
     def rows(self) -> list[Row]:
         """All rows as of this instant, for a checkpoint, without copying what is immutable.
 
         A list of rows; partitions are given as row values too. Cheap: no row is encoded here.
         """
-        rows: list[Row] = [ProducerIds(self.producer_id_next)]
+        rows: list[Row] = [ProducerIds(self.producer_id_next), ProducerIdMarks(tuple(self.producer_id_marks))]
+        if self.cluster_id:
+            rows.append(Cluster(self.cluster_id))
         rows += (BrokerConfig(name, value) for name, value in self.dynamic_configs.items())
         rows += self.topics.values()
         for log in self.logs.values():
@@ -231,7 +249,7 @@ class State:
         if header.is_control:
             first_offset = log.open.pop(producer_id, None)
             if first_offset is not None and not control_outcome(batch.data):
-                log.aborted.append(AbortedRange(producer_id, first_offset, batch.offset))
+                log.aborted.append(AbortedRange(producer_id, first_offset, batch.offset, log.stable_offset_applied))
                 del log.aborted[:-ABORTED_PER_PARTITION_MAX]
         elif header.is_transactional and producer_id not in log.open:
             log.open[producer_id] = batch.offset
@@ -273,22 +291,47 @@ class State:
                 self.logs[log_id].settings = settings
 
     def _put_producer_ids(self, row: ProducerIds, now_ms: int) -> None:
-        del now_ms
+        marks = self.producer_id_marks
+        if row.next > self.producer_id_next and (not marks or now_ms - marks[-1][1] >= _MARK_MS):
+            marks.append((self.producer_id_next, now_ms))
+            del marks[:-_MARKS_MAX]
         self.producer_id_next = max(self.producer_id_next, row.next)
+
+    def _put_producer_id_marks(self, row: ProducerIdMarks, now_ms: int) -> None:
+        del now_ms
+        self.producer_id_marks = list(row.marks)
+
+    def _put_cluster(self, row: Cluster, now_ms: int) -> None:
+        del now_ms
+        self.cluster_id = row.id
+
+    def _put_group_offset(self, row: GroupOffset, now_ms: int) -> None:
+        del now_ms
+        self.version = max(self.version, row.version)
+        self.offsets.put(row)
+
+    def _put_pending_offset(self, row: PendingOffset, now_ms: int) -> None:
+        del now_ms
+        self.version = max(self.version, row.offset.version)
+        self.offsets.put_pending(row)
 
     def _put_transaction(self, row: Transaction, now_ms: int) -> None:
         del now_ms
         before = self.transactions.get(row.id)
         if before is not None and before.producer_id != row.producer_id:
-            self.transaction_of.pop(before.previous_producer_id, None)
+            self._forget_producer_ids(before)
         self.transactions[row.id] = row
         self.transaction_of[row.producer_id] = row.id
+        if row.previous_producer_id >= 0:
+            self.transaction_of[row.previous_producer_id] = row.id
         if row.state is TransactionState.ONGOING:
             self.alarms.set(row.started_ms + row.timeout_ms, "transaction", row.id)
 
     def _put_transaction_forgotten(self, row: TransactionForgotten, now_ms: int) -> None:
         del now_ms
-        gone = self.transactions.pop(row.id)
+        self._forget_producer_ids(self.transactions.pop(row.id))
+
+    def _forget_producer_ids(self, gone: Transaction) -> None:
         self.transaction_of.pop(gone.producer_id, None)
         self.transaction_of.pop(gone.previous_producer_id, None)
 

@@ -156,3 +156,12 @@ def control_outcome(data: bytes | memoryview) -> bool:
 def has_producer(header: BatchHeader) -> bool:
     """Whether an idempotent or transactional producer wrote the batch."""
     return header.producer_id != NO_PRODUCER and header.producer_epoch != NO_EPOCH
+
+
+def offset_after(batches: bytes | memoryview) -> int:
+    """The offset after the last of some whole batches that follow each other."""
+    at, last = 0, 0
+    while at < len(batches):
+        last = at
+        at += LENGTH_OVERHEAD_BYTES + int.from_bytes(batches[at + 8 : at + 12], "big")
+    return read_header(batches, last).offset_next

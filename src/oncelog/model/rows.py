@@ -59,6 +59,18 @@ class ProducerIds(msgspec.Struct, frozen=True, array_like=True, tag=13):
     next: ProducerId
 
 
+class ProducerIdMarks(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """When producer ids were given out: ids from ``marks[i][0]`` on at ``marks[i][1]`` or later (rule D6)."""
+
+    marks: tuple[tuple[ProducerId, int], ...]
+
+
+class Cluster(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """The id of this broker's cluster, made once."""
+
+    id: str
+
+
 class Transaction(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """One transactional id (rules T1, T2, D8).
 
@@ -118,11 +130,15 @@ class ProducerForgotten(msgspec.Struct, frozen=True, array_like=True, tag=31):
 
 
 class AbortedRange(msgspec.Struct, frozen=True, array_like=True):
-    """An aborted transaction on a partition: its first record's offset and its marker's (rule R2)."""
+    """An aborted transaction on a partition: its first record's offset and its marker's (rule R2).
+
+    ``stable_offset`` is the last stable offset after the marker: what ends later began there or after it.
+    """
 
     producer_id: ProducerId
     offset_first: int
     offset_marker: int
+    stable_offset: int
 
 
 class Partition(msgspec.Struct, frozen=True, array_like=True, tag=32):
@@ -201,6 +217,8 @@ Row: TypeAlias = (
     | TopicDeleted
     | BrokerConfig
     | ProducerIds
+    | ProducerIdMarks
+    | Cluster
     | Transaction
     | TransactionForgotten
     | Producer

@@ -1,1 +1,39 @@
-"""One file per family of requests; ``table.py`` maps each API and its versions to its handler."""
+"""The table of all APIs: what is served, in which versions, by which function. It is also the answer to ApiVersions.
+
+One file a family; each function says its API's behaviour and version notes. An API that is not whole is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from oncelog.broker.apis import fetch, produce, transactions
+from oncelog.broker.call import Call
+
+
+class Handler(NamedTuple):
+    """One API: Kafka's name, the versions served, the function; ``version_min_shown`` if ApiVersions says another."""
+
+    name: str
+    version_min: int
+    version_max: int
+    handle: Callable[[Any, Call], None]
+    version_min_shown: int | None = None
+
+
+HANDLERS: Final[dict[int, Handler]] = {
+    # Versions 0-2 are refused, but librdkafka wants to see them (rule P10).
+    0: Handler("Produce", 3, 13, produce.produce, 0),
+    1: Handler("Fetch", 4, 18, fetch.fetch),
+    2: Handler("ListOffsets", 1, 11, fetch.list_offsets),
+    22: Handler("InitProducerId", 0, 5, transactions.init_producer_id),
+    24: Handler("AddPartitionsToTxn", 0, 5, transactions.add_partitions_to_txn),
+    25: Handler("AddOffsetsToTxn", 0, 4, transactions.add_offsets_to_txn),
+    26: Handler("EndTxn", 0, 5, transactions.end_txn),
+    27: Handler("WriteTxnMarkers", 1, 1, transactions.write_txn_markers),
+    28: Handler("TxnOffsetCommit", 0, 5, transactions.txn_offset_commit),
+    61: Handler("DescribeProducers", 0, 0, transactions.describe_producers),
+    65: Handler("DescribeTransactions", 0, 0, transactions.describe_transactions),
+    66: Handler("ListTransactions", 0, 2, transactions.list_transactions),
+}

@@ -1,0 +1,173 @@
+"""Produce 3-13: append one batch to each partition named (rules P1-P10, D2, D4).
+
+Version notes: 0-2 are shown and refused (P10); 7 allows zstd; 8 adds error messages; 11 knows TRANSACTION_ABORTABLE;
+12 adds partitions to the transaction implicitly (TV2); 13 names topics by id.
+Each partition is a decision and an entry of its own, as each has its own error; the reply waits for the last of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from oncelog.broker.call import Call
+from oncelog.engine.connections import Role
+from oncelog.engine.decision import Level
+from oncelog.engine.partitions import Written, decide_append
+from oncelog.engine.state import Log
+from oncelog.engine.transactions import Session
+from oncelog.model.batch import BatchHeader, check_batch
+from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.ids import Position
+from oncelog.wire.hot import produce_reply
+
+if TYPE_CHECKING:
+    from oncelog.broker.broker import Broker
+
+#: From this version on a reply may say in words what is wrong.
+_MESSAGE_VERSION = 8
+_ID_VERSION = 13
+
+_Answer = tuple[int, int, int, int, int, str | None]
+
+
+def produce(broker: Broker, call: Call) -> None:
+    """See the module."""
+    request = call.request
+    if request.acks == 0:
+        call.is_expecting_reply = False
+    try:
+        checked, session = _check_request(broker, call)
+    except Refusal as no:
+        broker.refused(call, no)
+        _reply_same(call, no)
+        return
+    if session is not None:
+        if call.peer.is_gone():
+            call.peer.close("its client closed it while a transactional request was under way (D4)")
+            return
+        _note_connection(broker, call, session)
+    level, position = Level.NOTHING, Position(0)
+    topics: list[tuple[str | UUID, list[_Answer]]] = []
+    for name, partitions in checked:
+        answers: list[_Answer] = []
+        for index, log, batch in partitions:
+            answer, reached = _append(broker, call, index, log, batch)
+            answers.append(answer)
+            if reached is not None:
+                level = max(level, reached[0])
+                position = max(position, reached[1])
+        topics.append((name, answers))
+    if call.is_expecting_reply:
+        broker.reply_at(level, position, call, produce_reply(call.version, topics))
+    elif any(answer[1] for _, answers in topics for answer in answers):
+        # As Kafka: closing is the only way to tell an acks=0 producer to look for its partitions again.
+        call.peer.close("a batch with acks=0 was refused")
+
+
+_Checked = list[tuple[str | UUID, list[tuple[int, Log | ErrorCode, tuple[BatchHeader, Any] | Refusal]]]]
+
+
+def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None]:
+    """Look at every batch before the first is written. Also the producer session of the transactional ones.
+
+    Raises Refusal for the whole request (rule P5, unknown acks).
+    """
+    request = call.request
+    if request.acks not in (-1, 0, 1):
+        raise Refusal(ErrorCode.INVALID_REQUIRED_ACKS, f"acks {request.acks}")
+    state = broker.state
+    session: Session | None = None
+    checked: _Checked = []
+    for topic in request.topic_data:
+        if call.version >= _ID_VERSION:
+            key = topic.topic_id
+            name, unknown = state.topic_names.get(key, ""), ErrorCode.UNKNOWN_TOPIC_ID
+        else:
+            key = name = topic.name
+            unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        if name in state.topics:
+            unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        partitions: list[tuple[int, Log | ErrorCode, tuple[BatchHeader, Any] | Refusal]] = []
+        for part in topic.partition_data:
+            log = state.log_of(name, part.index)
+            batch: tuple[BatchHeader, Any] | Refusal
+            try:
+                header = check_batch(part.records, bytes_max=log.settings.batch_bytes_max if log else 2**31)
+                batch = header, part.records
+                if header.is_transactional:
+                    if request.transactional_id is None:
+                        raise Refusal(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "no transactional id (P5)")
+                    if session is not None and session.producer_id != header.producer_id:
+                        raise Refusal(ErrorCode.INVALID_PRODUCER_ID_MAPPING, "two producer ids in one request (P5)")
+                    session = Session(header.producer_id, header.producer_epoch)
+            except Refusal as no:
+                if no.code in (
+                    ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+                    ErrorCode.INVALID_PRODUCER_ID_MAPPING,
+                ):
+                    raise
+                batch = no
+            partitions.append((part.index, log or unknown, batch))
+        checked.append((key, partitions))
+    return checked, session
+
+
+def _note_connection(broker: Broker, call: Call, session: Session) -> None:
+    """The connection speaks for the producer from now on, if the session is the current one (rule D4).
+
+    A zombie's epoch must not count: it would shut the living producer out.
+    """
+    transaction = broker.state.transactions.get(call.request.transactional_id)
+    if transaction is not None and session == (transaction.producer_id, transaction.epoch):
+        broker.connections.note(*session, Role.PRODUCE, call.peer.number)
+
+
+def _append(
+    broker: Broker, call: Call, index: int, log: Log | ErrorCode, batch: tuple[BatchHeader, Any] | Refusal
+) -> tuple[_Answer, tuple[Level, Position] | None]:
+    """Write one batch, or say why not; with what the answer must wait for."""
+    try:
+        if isinstance(log, ErrorCode):
+            raise Refusal(log)
+        if isinstance(batch, Refusal):
+            raise batch
+        header, data = batch
+        if header.is_transactional:
+            broker.connections.check(header.producer_id, header.producer_epoch, Role.PRODUCE, call.peer.number)
+        decision = decide_append(
+            broker.state,
+            log,
+            header,
+            data,
+            transactional_id=call.request.transactional_id,
+            version=call.version,
+            now_ms=broker.now_ms(),
+        )
+    except Refusal as no:
+        code = broker.refused(call, no)
+        message = no.why if call.version >= _MESSAGE_VERSION else None
+        # What refused it may not be synced yet: wait, so that a crash can't make the answer untrue (rule D2).
+        return (index, code, -1, -1, -1, message), (Level.SYNCED, broker.storage.position_appended)
+    written: Written = decision.reply
+    if decision.batches:
+        position = broker.lane.commit(decision, broker.now_ms())
+    else:
+        position = broker.storage.position_appended
+    answer = (index, 0, written.offset_base, written.append_time_ms, log.offset_start, None)
+    return answer, (decision.level, position)
+
+
+def _reply_same(call: Call, no: Refusal) -> None:
+    """The same error for every partition of the request."""
+    if not call.is_expecting_reply:
+        return
+    message = no.why if call.version >= _MESSAGE_VERSION else None
+    topics = [
+        (
+            topic.topic_id if call.version >= _ID_VERSION else topic.name,
+            [(part.index, int(no.code), -1, -1, -1, message) for part in topic.partition_data],
+        )
+        for topic in call.request.topic_data
+    ]
+    call.reply(produce_reply(call.version, topics))

@@ -1,0 +1,182 @@
+"""The broker: state, lane and storage put together, and what every handler may ask of them.
+
+``route`` hands a request to its handler (broker/apis). A handler asks the engine to decide, and gives the Decision to
+``commit``, which applies it, journals it and answers when the answer's promise is kept (laws 1-3, rule D2).
+What falls due (timeouts, retention, expiry) comes through one timer and takes the same way.
+
+Knows no socket: connections are ``Peer``s, and the loop is what broker/lane.py asks for. Rules D2, D5.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from oncelog.broker.apis import HANDLERS
+from oncelog.broker.call import Body, Call
+from oncelog.broker.fetching import Fetching
+from oncelog.broker.lane import Lane, Loop
+from oncelog.broker.meters import Fence, Meters
+from oncelog.broker.upkeep import Upkeep
+from oncelog.engine import transactions
+from oncelog.engine.connections import Connections, LateRequest
+from oncelog.engine.decision import Decision, Level, Ticket
+from oncelog.engine.state import State
+from oncelog.model.errors import ErrorCode, Refusal, StorageError
+from oncelog.model.ids import Position
+from oncelog.model.rows import Cluster
+from oncelog.storage.contract import Storage
+
+NODE_ID: Final = 1
+_FENCED: Final = (ErrorCode.INVALID_PRODUCER_EPOCH, ErrorCode.PRODUCER_FENCED)
+
+
+class Log(Protocol):
+    """What the broker needs of a logger: an event and its fields."""
+
+    def debug(self, event: str, **fields: Any) -> Any:
+        """For whoever looks closely."""
+
+    def info(self, event: str, **fields: Any) -> Any:
+        """Worth a line."""
+
+    def warning(self, event: str, **fields: Any) -> Any:
+        """Worth a look."""
+
+    def error(self, event: str, **fields: Any) -> Any:
+        """Something failed."""
+
+
+class Broker:
+    """One broker. ``ids`` gives random UUIDs; ``clock_ms`` ms since the epoch, never going back.
+
+    ``advertised`` is the (host, port) that clients are told; set before the first request.
+    """
+
+    node_id: Final = NODE_ID
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        loop: Loop,
+        clock_ms: Callable[[], int],
+        ids: Callable[[], UUID],
+        log: Log,
+        meters: Meters | None = None,
+        configs: Mapping[str, str] | None = None,
+    ) -> None:
+        self.state = State(configs)
+        self.storage = storage
+        self.loop, self.now_ms, self.new_id, self.log = loop, clock_ms, ids, log
+        self.meters = meters or Meters()
+        self.lane = Lane(self.state, storage, loop, clock_ms)
+        self.connections = Connections()
+        self.fetching = Fetching(self)
+        self.upkeep = Upkeep(self)
+        self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
+        #: Called once with what ended the broker (law 7).
+        self.on_failure: Callable[[StorageError], None] = lambda _: None
+        #: Called with True when producers must pause, False when they may go on.
+        self.on_pressure: Callable[[bool], None] = lambda _: None
+        self._parked: dict[Ticket, Call] = {}
+        self._ticket_last = 0
+        self.lane.on_visible = self.fetching.wake
+        self.lane.on_alarm = self.upkeep.ring
+        self.lane.on_failure = self._failed
+        self.lane.on_pressure = lambda is_high: self.on_pressure(is_high)
+
+    @property
+    def cluster_id(self) -> str:
+        """Made once, kept in the journal."""
+        return self.state.cluster_id
+
+    def open(self) -> None:
+        """Recover everything and begin to work. Raises StorageError with one clear sentence."""
+        is_same_boot = self.lane.recover()
+        self.lane.start()
+        now_ms = self.now_ms()
+        if not self.state.cluster_id:
+            self.lane.commit(Decision(rows=(Cluster(_cluster_id(self.new_id())),)), now_ms)
+        if not is_same_boot:
+            for decision in transactions.decide_all_lost(self.state, now_ms):
+                self.lane.commit(decision, now_ms)
+                self.meters.fenced(Fence.MACHINE_RESTARTED)
+        self.upkeep.start(now_ms)
+
+    def close(self) -> None:
+        """Make everything safe and release the folder. Blocks; nothing may be routed afterwards."""
+        self.upkeep.stop()
+        self.fetching.close()
+        self.storage.close()
+
+    def route(self, call: Call) -> None:
+        """Hand a request to its handler. Its API and version were checked against HANDLERS."""
+        if self.lane.failure is not None:
+            call.peer.close("the storage has failed")
+            return
+        HANDLERS[call.api_key].handle(self, call)
+
+    # -- answering ----------------------------------------------------------------------------------------------------
+
+    def commit(self, call: Call | None, decision: Decision) -> Position:
+        """Apply and journal a decision, then answer ``call`` with its reply, and the parked calls with its answers."""
+        position = self.lane.commit(decision, self.now_ms())
+        level = decision.level
+        if not position and level is not Level.NOTHING:
+            position = self.storage.position_appended
+        if decision.reply is not None and call is not None:
+            self.reply_at(level, position, call, call.encode(decision.reply))
+        for ticket, tree in decision.answers:
+            waiting = self._parked.pop(ticket, None)
+            if waiting is not None:
+                self.reply_at(level, position, waiting, waiting.encode(tree))
+        return position
+
+    def reply_at(self, level: Level, position: Position, call: Call, body: Body) -> None:
+        """Answer with an encoded body when ``position`` has reached ``level``."""
+        self.lane.after(level, position, call.reply, body)
+
+    def answer(self, call: Call, tree: Mapping[str, Any]) -> None:
+        """Answer at once: nothing in the answer could be taken back by a crash."""
+        call.reply(call.encode(tree))
+
+    def answer_read(self, call: Call, tree: Mapping[str, Any]) -> None:
+        """Answer when all that is applied now is synced: what the reply shows can't be taken back (rule D2)."""
+        self.reply_at(Level.SYNCED, self.storage.position_appended, call, call.encode(tree))
+
+    def answer_catalog(self, call: Call, tree: Mapping[str, Any]) -> None:
+        """Answer when the newest change to topics and settings is synced; for replies that show nothing else."""
+        self.reply_at(Level.SYNCED, self.lane.catalog_position, call, call.encode(tree))
+
+    def reply_catalog(self, call: Call, body: Body) -> None:
+        """As ``answer_catalog``, with a body that is already encoded."""
+        self.reply_at(Level.SYNCED, self.lane.catalog_position, call, body)
+
+    def park(self, call: Call) -> Ticket:
+        """Keep a request that waits inside the engine; a Decision's answers release it by its ticket."""
+        self._ticket_last += 1
+        ticket = Ticket(self._ticket_last)
+        self._parked[ticket] = call
+        return ticket
+
+    def refused(self, call: Call, refusal: Refusal) -> ErrorCode:
+        """Count and log a lawful no; its code goes into the answer."""
+        self.meters.refused(refusal.code)
+        if isinstance(refusal, LateRequest):
+            self.meters.fenced(Fence.LATE_REQUEST)
+        elif refusal.code in _FENCED:
+            self.meters.fenced(Fence.OLD_EPOCH)
+        self.log.debug("refused", api=HANDLERS[call.api_key].name, peer=call.peer.address, why=str(refusal))
+        return refusal.code
+
+    def _failed(self, error: StorageError) -> None:
+        self.log.error("storage failed, the broker stops", why=str(error))
+        self.on_failure(error)
+
+
+def _cluster_id(random: UUID) -> str:
+    """22 characters of base64, as Kafka's own."""
+    return urlsafe_b64encode(random.bytes).rstrip(b"=").decode()

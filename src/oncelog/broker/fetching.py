@@ -1,0 +1,265 @@
+"""Fetch: reading at once, waiting for more, sessions (rules R1, R2, R4, D2, D3; KIP-74, KIP-227).
+
+A fetch reads whole stored batches, up to what is synced and, for read_committed, to the last stable offset. If there is too
+little it waits on its partitions' logs: the lane tells which logs readers see more of, in the instant in which they do.
+A session remembers the partitions of one consumer, so that each fetch names only what changed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from oncelog.broker.call import Call, milliseconds
+from oncelog.broker.lane import Timer
+from oncelog.engine.reading import aborted_between, check_leader_epoch, check_offset, first_aborted, offset_end
+from oncelog.engine.state import Log, Visible
+from oncelog.model.batch import offset_after
+from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.ids import LogId
+from oncelog.model.limits import FETCH_BYTES_MAX, FETCH_SESSIONS_MAX, FETCHES_WAITING_MAX
+from oncelog.wire.hot import FetchedPartition, fetch_reply
+
+if TYPE_CHECKING:
+    from oncelog.broker.broker import Broker
+
+#: Topics are named by id from this version on (KIP-516).
+_ID_VERSION = 13
+#: Longest time that a fetch waits, whatever the client asks for; ms.
+_WAIT_MS_MAX = 600_000
+_READ_COMMITTED = 1
+
+Key = tuple[str | UUID, int]
+
+
+class Wanted:
+    """One partition of a fetch: from where, and how much. ``shown`` is what the session's client knows already."""
+
+    __slots__ = ("bytes_max", "key", "leader_epoch", "log", "offset", "shown")
+
+    def __init__(self, key: Key, log: Log | ErrorCode, offset: int, bytes_max: int, leader_epoch: int) -> None:
+        self.key, self.log = key, log
+        self.offset, self.bytes_max, self.leader_epoch = offset, bytes_max, leader_epoch
+        self.shown: tuple[int, int, int] | None = None
+
+
+class Session:
+    """A consumer's partitions, in the order in which they are read; those that gave data go to the end."""
+
+    __slots__ = ("epoch", "id", "wanted")
+
+    def __init__(self, session_id: int, wanted: dict[Key, Wanted]) -> None:
+        self.id, self.wanted, self.epoch = session_id, wanted, 1
+
+
+class Waiting:
+    """A fetch under way."""
+
+    __slots__ = ("bytes_max", "bytes_min", "call", "is_committed", "is_incremental", "session", "timer", "wanted")
+
+    def __init__(self, call: Call, wanted: list[Wanted], session: Session | None, *, is_incremental: bool) -> None:
+        request = call.request
+        self.call, self.wanted, self.session, self.is_incremental = call, wanted, session, is_incremental
+        self.bytes_max = min(getattr(request, "max_bytes", FETCH_BYTES_MAX), FETCH_BYTES_MAX)
+        self.bytes_min = request.min_bytes
+        self.is_committed = getattr(request, "isolation_level", 0) == _READ_COMMITTED
+        self.timer: Timer | None = None
+
+
+class Fetching:
+    """All fetches of a broker that wait, and all sessions."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._waiting: dict[LogId, dict[Waiting, None]] = {}
+        self._waiting_count = 0
+        self._sessions: OrderedDict[int, Session] = OrderedDict()
+        self._session_last = 0
+
+    def fetch(self, call: Call) -> None:
+        """Answer a Fetch now, or when there is enough, or when its time is over."""
+        try:
+            fetch = self._opened(call)
+        except Refusal as no:
+            code = self._broker.refused(call, no)
+            call.reply(fetch_reply(call.version, code, 0, []))
+            return
+        wait_ms = min(milliseconds(call.request.max_wait), _WAIT_MS_MAX)
+        partitions, is_enough = self._read(fetch)
+        if is_enough or wait_ms <= 0 or self._waiting_count >= FETCHES_WAITING_MAX:
+            self._reply(fetch, partitions)
+            return
+        for wanted in fetch.wanted:
+            if isinstance(wanted.log, Log):
+                self._waiting.setdefault(wanted.log.id, {})[fetch] = None
+        self._waiting_count += 1
+        fetch.timer = self._broker.loop.call_later(wait_ms / 1000, lambda: self._finish(fetch))
+
+    def wake(self, visible: Iterable[Visible]) -> None:
+        """Readers see more of some logs: answer the fetches that have enough now."""
+        woken: dict[Waiting, None] = {}
+        for shown in visible:
+            fetches = self._waiting.get(shown.log.id)
+            if fetches:
+                woken.update(fetches)
+        for fetch in woken:
+            partitions, is_enough = self._read(fetch)
+            if is_enough:
+                self._forget(fetch)
+                self._reply(fetch, partitions)
+
+    def close(self) -> None:
+        """Answer all that wait with what there is."""
+        for fetches in list(self._waiting.values()):
+            for fetch in list(fetches):
+                self._finish(fetch)
+
+    @property
+    def waiting_count(self) -> int:
+        """Fetches that wait for data now."""
+        return self._waiting_count
+
+    def _finish(self, fetch: Waiting) -> None:
+        self._forget(fetch)
+        partitions, _ = self._read(fetch)
+        self._reply(fetch, partitions)
+
+    def _forget(self, fetch: Waiting) -> None:
+        if fetch.timer is not None:
+            fetch.timer.cancel()
+        for wanted in fetch.wanted:
+            if isinstance(wanted.log, Log):
+                fetches = self._waiting.get(wanted.log.id)
+                if fetches is not None:
+                    fetches.pop(fetch, None)
+                    if not fetches:
+                        del self._waiting[wanted.log.id]
+        self._waiting_count -= 1
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self, fetch: Waiting) -> tuple[list[tuple[Wanted, FetchedPartition]], bool]:
+        """Every partition as it is now, and whether that is enough to answer."""
+        bytes_left = fetch.bytes_max
+        bytes_read = 0
+        is_any_error = False
+        partitions: list[tuple[Wanted, FetchedPartition]] = []
+        for wanted in fetch.wanted:
+            part = self._read_partition(wanted, fetch.is_committed, bytes_left)
+            if part.error:
+                is_any_error = True
+            elif part.records:
+                size = sum(map(len, part.records))
+                bytes_read += size
+                bytes_left = max(0, bytes_left - size)
+            partitions.append((wanted, part))
+        is_enough = is_any_error or bytes_read >= fetch.bytes_min or not partitions
+        return partitions, is_enough
+
+    def _read_partition(self, wanted: Wanted, is_committed: bool, bytes_left: int) -> FetchedPartition:
+        log, index = wanted.log, wanted.key[1]
+        try:
+            if isinstance(log, ErrorCode):
+                raise Refusal(log)
+            if log.id not in self._broker.state.logs:
+                raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "the topic was deleted")
+            check_leader_epoch(wanted.leader_epoch)
+            check_offset(log, wanted.offset)
+        except Refusal as no:
+            return FetchedPartition(index, no.code, -1, -1, -1, None, ())
+        end = offset_end(log, is_committed=is_committed)
+        pieces: list[bytes | memoryview] = []
+        if wanted.offset < end and bytes_left > 0:
+            pieces = self._broker.storage.read(
+                log.id, wanted.offset, offset_end=end, bytes_max=min(wanted.bytes_max, bytes_left)
+            )
+        aborted = _aborted(log, wanted.offset, pieces) if is_committed else None
+        return FetchedPartition(index, 0, log.high_watermark, log.stable_offset, log.offset_start, aborted, pieces)
+
+    def _reply(self, fetch: Waiting, partitions: list[tuple[Wanted, FetchedPartition]]) -> None:
+        session = fetch.session
+        topics: dict[str | UUID, list[FetchedPartition]] = {}
+        for wanted, part in partitions:
+            if session is not None:
+                shown = (part.high_watermark, part.last_stable_offset, part.log_start_offset)
+                is_news = bool(part.error or part.records) or shown != wanted.shown
+                wanted.shown = None if part.error else shown
+                if part.records and session.wanted.get(wanted.key) is wanted:
+                    del session.wanted[wanted.key]
+                    session.wanted[wanted.key] = wanted
+                if fetch.is_incremental and not is_news:
+                    continue
+            topics.setdefault(wanted.key[0], []).append(part)
+        session_id = session.id if session is not None else 0
+        fetch.call.reply(fetch_reply(fetch.call.version, 0, session_id, list(topics.items())))
+
+    # -- sessions -----------------------------------------------------------------------------------------------------
+
+    def _opened(self, call: Call) -> Waiting:
+        """The fetch that the request asks for, with its session (KIP-227). Raises Refusal for a wrong session."""
+        request = call.request
+        session_id = getattr(request, "session_id", 0)
+        epoch = getattr(request, "session_epoch", -1)
+        if epoch == -1 or epoch == 0:
+            self._sessions.pop(session_id, None)
+            wanted = self._named(call)
+            session = self._new_session(wanted) if epoch == 0 else None
+            return Waiting(call, list(wanted.values()), session, is_incremental=False)
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise Refusal(ErrorCode.FETCH_SESSION_ID_NOT_FOUND, f"no fetch session {session_id}")
+        if epoch != session.epoch:
+            raise Refusal(ErrorCode.INVALID_FETCH_SESSION_EPOCH, f"fetch session at {session.epoch}, not {epoch}")
+        session.epoch = 1 if epoch == 2**31 - 1 else epoch + 1
+        self._sessions.move_to_end(session_id)
+        for key, wanted_now in self._named(call).items():
+            before = session.wanted.get(key)
+            if before is not None:
+                wanted_now.shown = before.shown
+            session.wanted[key] = wanted_now
+        for topic in getattr(request, "forgotten_topics_data", ()):
+            name = topic.topic_id if call.version >= _ID_VERSION else topic.topic
+            for index in topic.partitions:
+                session.wanted.pop((name, index), None)
+        return Waiting(call, list(session.wanted.values()), session, is_incremental=True)
+
+    def _new_session(self, wanted: dict[Key, Wanted]) -> Session:
+        self._session_last = self._session_last % (2**31 - 1) + 1
+        session = Session(self._session_last, dict(wanted))
+        self._sessions[session.id] = session
+        if len(self._sessions) > FETCH_SESSIONS_MAX:
+            self._sessions.popitem(last=False)
+        return session
+
+    def _named(self, call: Call) -> dict[Key, Wanted]:
+        """The partitions that the request itself names."""
+        state = self._broker.state
+        wanted: dict[Key, Wanted] = {}
+        for topic in call.request.topics:
+            unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+            key: str | UUID
+            if call.version >= _ID_VERSION:
+                key = topic.topic_id or UUID(int=0)
+                name = state.topic_names.get(key, "")
+                if not name:
+                    unknown = ErrorCode.UNKNOWN_TOPIC_ID
+            else:
+                key = name = topic.topic
+            for part in topic.partitions:
+                log: Any = state.log_of(name, part.partition) or unknown
+                wanted[key, part.partition] = Wanted(
+                    (key, part.partition),
+                    log,
+                    part.fetch_offset,
+                    part.partition_max_bytes,
+                    getattr(part, "current_leader_epoch", -1),
+                )
+        return wanted
+
+
+def _aborted(log: Log, offset: int, pieces: list[bytes | memoryview]) -> list[tuple[int, int]]:
+    if not pieces or first_aborted(log, offset) == len(log.aborted):
+        return []
+    return list(aborted_between(log, offset, offset_after(pieces[-1])))

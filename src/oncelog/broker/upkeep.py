@@ -1,0 +1,113 @@
+"""What falls due: transaction timeouts, group sessions, retention, expiry (rules D5, T7, P8, O5).
+
+Deadlines of single things are alarms of the engine's state. Sweeps over everything (retention, expiry) are alarms too, and
+look at a bounded number of logs in one turn of the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from oncelog.broker.meters import Fence
+from oncelog.engine import transactions
+from oncelog.engine.groups.alarms import decide_alarm
+from oncelog.engine.retention import decide_producer_expiry, decide_retention, decide_transactional_id_expiry
+from oncelog.model.ids import LogId
+
+if TYPE_CHECKING:
+    from oncelog.broker.broker import Broker
+
+_SWEEP: Final = "sweep"
+_LOGS_A_TURN: Final = 20
+
+
+class Upkeep:
+    """Serves the lane's one timer."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._sweeping: Iterator[None] | None = None
+        self._is_stopped = False
+        self._fates: dict[str, Callable[[str, int], None]] = {
+            "transaction": self._transaction_due,
+            "group": self._group_due,
+            _SWEEP: self._sweep_due,
+        }
+
+    def start(self, now_ms: int) -> None:
+        """Set the first sweep."""
+        settings = self._broker.state.settings
+        self._broker.state.alarms.set(now_ms + settings.retention_check_ms, _SWEEP, "")
+        self._broker.lane.arm()
+
+    def stop(self) -> None:
+        """Nothing more falls due."""
+        self._is_stopped = True
+
+    def ring(self) -> None:
+        """Something is due."""
+        if self._is_stopped:
+            return
+        now_ms = self._broker.now_ms()
+        for alarm in self._broker.state.alarms.take_due(now_ms):
+            self._fates[alarm.kind](alarm.key, now_ms)
+
+    def _transaction_due(self, transactional_id: str, now_ms: int) -> None:
+        broker = self._broker
+        before = broker.state.transactions.get(transactional_id)
+        decision = transactions.decide_timeout(broker.state, transactional_id, now_ms)
+        if decision is not None and before is not None:
+            broker.commit(None, decision)
+            broker.meters.fenced(Fence.TIMED_OUT)
+            broker.meters.transaction_timeouts += 1
+            broker.log.warning(
+                "transaction timed out, aborted", transactional_id=transactional_id, producer_id=before.producer_id,
+                epoch=before.epoch, timeout_ms=before.timeout_ms, client=before.client_address,
+            )  # fmt: skip
+            return
+        after = broker.state.transactions.get(transactional_id)
+        if after is not None and transactions.is_open(after):
+            broker.state.alarms.set(after.started_ms + after.timeout_ms, "transaction", transactional_id)
+
+    def _group_due(self, group: str, now_ms: int) -> None:
+        self._broker.commit(None, decide_alarm(self._broker.state, group, now_ms))
+
+    def _sweep_due(self, _: str, now_ms: int) -> None:
+        self._broker.state.alarms.set(now_ms + self._broker.state.settings.retention_check_ms, _SWEEP, "")
+        if self._sweeping is None:
+            self._sweeping = self._sweep()
+            self._sweep_on()
+
+    def _sweep_on(self) -> None:
+        """One piece of a sweep, then the loop has its turn."""
+        if self._is_stopped or self._sweeping is None:
+            return
+        for _ in self._sweeping:
+            self._broker.loop.call_soon(self._sweep_on)
+            return
+        self._sweeping = None
+
+    def _sweep(self) -> Iterator[None]:
+        broker, state = self._broker, self._broker.state
+        logs = list(state.logs)
+        for at in range(0, len(logs), _LOGS_A_TURN):
+            for log_id in logs[at : at + _LOGS_A_TURN]:
+                self._sweep_log(log_id)
+            yield
+        for decision in decide_transactional_id_expiry(state, broker.now_ms()):
+            broker.commit(None, decision)
+            yield
+
+    def _sweep_log(self, log_id: LogId) -> None:
+        broker, now_ms = self._broker, self._broker.now_ms()
+        log = broker.state.logs.get(log_id)
+        if log is None:
+            return
+        stretches = broker.storage.first_batches(log_id)
+        for decision in (
+            decide_retention(broker.state, log, stretches, now_ms),
+            decide_producer_expiry(broker.state, log_id, now_ms),
+        ):
+            if decision.is_durable:
+                broker.commit(None, decision)
