@@ -61,3 +61,5 @@ GROUP_OFFSETS_MAX: Final = 100_000
 OFFSET_METADATA_CHARACTERS_MAX: Final = 4_096
 #: Elements of any array in a request, beyond what its bytes allow.
 ARRAY_ELEMENTS_MAX: Final = 1_000_000
+#: Bytes of the records of one batch when decompressed, where the broker must look into it (ListOffsets by time).
+RECORDS_BYTES_MAX: Final = 128 * 1024 * 1024

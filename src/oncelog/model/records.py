@@ -7,16 +7,18 @@ frames or zstd. Rule R5; KIP-98.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import cramjam
 
 from oncelog.model.batch import HEADER_BYTES, TIMESTAMP_LOG_APPEND, read_header
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.limits import RECORDS_BYTES_MAX
 
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEAD_BYTES: Final = 16
+_FIRST_BYTES: Final = 1024 * 1024
 
 
 class RecordPlace(NamedTuple):
@@ -27,7 +29,10 @@ class RecordPlace(NamedTuple):
 
 
 def record_places(batch: bytes | memoryview) -> Iterator[RecordPlace]:
-    """Offset and time of each record of a stored batch, in order. Raises StorageError if it can't be opened."""
+    """Offset and time of each record of a stored batch, in order. Raises Refusal(CORRUPT_MESSAGE) if it can't be opened:
+
+    a client's CRC may be right over nonsense.
+    """
     header = read_header(batch)
     if header.attributes & TIMESTAMP_LOG_APPEND:
         for delta in range(header.record_count):
@@ -44,10 +49,12 @@ def record_places(batch: bytes | memoryview) -> Iterator[RecordPlace]:
             yield RecordPlace(header.base_offset + offset_delta, header.timestamp_base + timestamp_delta)
             at = end
     except IndexError:
-        raise StorageError(f"the records of the batch at offset {header.base_offset} end too soon") from None
+        raise Refusal(
+            ErrorCode.CORRUPT_MESSAGE, f"the records of the batch at {header.base_offset} end too soon"
+        ) from None
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]
@@ -58,28 +65,38 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _decompressed(compression: int, data: bytes) -> bytes:
-    try:
-        if compression == 0:
-            return data
-        if compression == 1:
-            return bytes(cramjam.gzip.decompress(data))
-        if compression == 2:
-            return _unsnapped(data)
-        if compression == 3:
-            return bytes(cramjam.lz4.decompress(data))
-        return bytes(cramjam.zstd.decompress(data))
-    except cramjam.DecompressionError as error:
-        raise StorageError(f"a batch can't be decompressed: {error}") from None
+def _decompressed(compression: int, data: bytes) -> bytes | memoryview:
+    if compression == 0:
+        return data
+    if compression == 2 and data.startswith(_XERIAL):
+        return b"".join(_into(cramjam.snappy.decompress_raw_into, block) for block in _xerial_blocks(data))
+    return _into(_INTO[compression], data)
 
 
-def _unsnapped(data: bytes) -> bytes:
-    if not data.startswith(_XERIAL):
-        return bytes(cramjam.snappy.decompress_raw(data))
-    parts: list[bytes] = []
+_INTO: Final[dict[int, Callable[[bytes, bytearray], int]]] = {
+    1: cramjam.gzip.decompress_into,
+    2: cramjam.snappy.decompress_raw_into,
+    3: cramjam.lz4.decompress_into,
+    4: cramjam.zstd.decompress_into,
+}
+
+
+def _into(decompress_into: Callable[[bytes, bytearray], int], data: bytes) -> memoryview:
+    """Decompress into a buffer of bounded size; larger ones are only made when smaller ones did not do."""
+    size = min(_FIRST_BYTES, RECORDS_BYTES_MAX)
+    while True:
+        out = bytearray(size)
+        try:
+            return memoryview(out)[: decompress_into(data, out)]
+        except cramjam.DecompressionError as error:
+            if size >= RECORDS_BYTES_MAX:
+                raise Refusal(ErrorCode.CORRUPT_MESSAGE, f"the batch can't be decompressed: {error}") from None
+        size = min(size * 16, RECORDS_BYTES_MAX)
+
+
+def _xerial_blocks(data: bytes) -> Iterator[bytes]:
     at = _XERIAL_HEAD_BYTES
     while at + 4 <= len(data):
-        (length,) = struct.unpack_from(">i", data, at)
-        parts.append(bytes(cramjam.snappy.decompress_raw(data[at + 4 : at + 4 + length])))
+        (length,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 4 + length]
         at += 4 + length
-    return b"".join(parts)
