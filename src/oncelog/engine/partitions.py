@@ -136,8 +136,7 @@ def joined(transaction: Transaction, *, logs: tuple[LogId, ...], groups: tuple[s
     Raises Refusal(POLICY_VIOLATION) above the bound.
     """
     is_open = transaction.state is TransactionState.ONGOING
-    all_logs = (*transaction.logs, *logs) if is_open else logs
-    all_groups = (*transaction.groups, *groups) if is_open else groups
+    all_logs, all_groups = (*transaction.logs, *logs), (*transaction.groups, *groups)
     if len(all_logs) + len(all_groups) > TRANSACTION_PARTITIONS_MAX:
         raise Refusal(
             ErrorCode.POLICY_VIOLATION, f"a transaction has at most {TRANSACTION_PARTITIONS_MAX} partitions and groups"

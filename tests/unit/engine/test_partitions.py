@@ -202,6 +202,14 @@ class TestMarkers:
         assert (log.stable_offset, log.aborted) == (1, [])
         assert markers(world) == [(0, A.epoch, False)]
 
+    def test_a_marker_fences_where_the_producer_has_written(self, world: World) -> None:
+        """T8: a late batch of the old epoch is refused by the partition itself."""
+        world.produce(A, 0)
+        newer = Session(A.producer_id, Epoch(A.epoch + 1))
+        world.apply(decide_marker(world.log(), newer, commit=False, coordinator_epoch=0, now_ms=world.now_ms))
+        assert refusal(world.produce, A, 1) is ErrorCode.INVALID_PRODUCER_EPOCH
+        assert world.produce(newer, 0).offset_base == 2
+
     def test_a_marker_of_an_older_epoch_is_refused(self, world: World) -> None:
         """T8."""
         log = world.log()

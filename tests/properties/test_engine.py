@@ -1,0 +1,235 @@
+"""The engine against a naive model: what readers see, and the two laws (rules D1, P1, P3, R1, R2, T5-T8, O1).
+
+The model knows nothing of markers, epochs in logs or stable offsets: it keeps a list of records for each partition, each
+with the transaction that wrote it, and what became of that transaction.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.unit.engine.world import TV1, TV2, World, everything
+
+from oncelog.engine.decision import Decision
+from oncelog.engine.reading import aborted_between, offset_end
+from oncelog.engine.transactions import Session
+from oncelog.model.batch import control_outcome
+from oncelog.model.errors import Refusal
+from oncelog.model.ids import Epoch
+from oncelog.model.rows import GroupOffset, PendingOffset
+
+PARTITIONS = 3
+IDS = ("a", "b")
+
+
+@dataclass
+class Outcome:
+    """One transaction of the model."""
+
+    fate: str = "open"
+    offset: int | None = None
+
+
+@dataclass
+class Writer:
+    """A transactional producer as its own client sees it."""
+
+    id: str
+    session: Session
+    is_tv2: bool
+    sequences: dict[int, int] = field(default_factory=dict)
+    outcome: Outcome | None = None
+    last: tuple[int, int, int] | None = None
+
+
+class EngineAgainstModel(RuleBasedStateMachine):
+    """Random producers; after each step readers of both isolations are compared with the model."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.world = World()
+        self.world.topic("t", PARTITIONS)
+        self.writers: dict[str, Writer] = {}
+        self.records: list[list[tuple[int, Outcome | None]]] = [[] for _ in range(PARTITIONS)]
+        self.committed: int | None = None
+        self.count = 0
+
+    def other_than_open(self, writer: Writer, fate: str) -> None:
+        if writer.outcome is not None:
+            writer.outcome.fate = fate
+            if fate == "committed" and writer.outcome.offset is not None:
+                self.committed = writer.outcome.offset
+            writer.outcome = None
+
+    @rule(name=st.sampled_from(IDS), is_tv2=st.booleans())
+    def start(self, name: str, is_tv2: bool) -> None:
+        """A new instance: what was open is aborted."""
+        if name in self.writers:
+            self.other_than_open(self.writers[name], "aborted")
+        self.writers[name] = Writer(name, self.world.init(name), is_tv2)
+
+    @rule(name=st.sampled_from(IDS), index=st.integers(0, PARTITIONS - 1), count=st.integers(1, 3))
+    def write(self, name: str, index: int, count: int) -> None:
+        writer = self.writers.get(name)
+        if writer is None:
+            return
+        log = self.world.log("t", index)
+        if not writer.is_tv2:
+            self.world.add(writer.session, log, transactional_id=name)
+        if writer.outcome is None:
+            writer.outcome = Outcome()
+        sequence = writer.sequences.get(index, 0)
+        written = self.world.produce(
+            writer.session, sequence, count, transactional_id=name, version=TV2 if writer.is_tv2 else TV1, log=log
+        )
+        writer.sequences[index] = sequence + count
+        writer.last = (index, sequence, count)
+        self.records[index] += [(written.offset_base + delta, writer.outcome) for delta in range(count)]
+
+    @rule(name=st.sampled_from(IDS))
+    def write_again(self, name: str) -> None:
+        """A retry of the last batch writes nothing (P1)."""
+        writer = self.writers.get(name)
+        if writer is None or writer.last is None or writer.outcome is None:
+            return
+        index, sequence, count = writer.last
+        log = self.world.log("t", index)
+        end = log.offset_next
+        self.world.produce(
+            writer.session, sequence, count, transactional_id=name, version=TV2 if writer.is_tv2 else TV1, log=log
+        )
+        assert log.offset_next == end
+
+    @rule(index=st.integers(0, PARTITIONS - 1), count=st.integers(1, 3))
+    def write_plainly(self, index: int, count: int) -> None:
+        written = self.world.produce(count=count, log=self.world.log("t", index))
+        self.records[index] += [(written.offset_base + delta, None) for delta in range(count)]
+
+    @rule(name=st.sampled_from(IDS), offset=st.integers(0, 99))
+    def move_offset(self, name: str, offset: int) -> None:
+        writer = self.writers.get(name)
+        if writer is None or any(other.outcome and other.outcome.offset for other in self.writers.values()):
+            return
+        self.world.add_group(writer.session, transactional_id=name)
+        if writer.outcome is None:
+            writer.outcome = Outcome()
+        version = self.world.state.version + 1
+        row = GroupOffset("g", "t", 0, offset, -1, "", self.world.now_ms, -1, version)
+        self.world.apply(Decision((PendingOffset(writer.session.producer_id, row),)))
+        writer.outcome.offset = offset
+
+    @rule(name=st.sampled_from(IDS), commit=st.booleans(), times=st.integers(1, 2))
+    def end(self, name: str, commit: bool, times: int) -> None:
+        """The end, and its retry, which changes nothing (T5, T6)."""
+        writer = self.writers.get(name)
+        if writer is None or writer.outcome is None:
+            return
+        version = 5 if writer.is_tv2 else 3
+        for _ in range(times):
+            after = self.world.end(writer.session, commit=commit, transactional_id=name, version=version)
+        if writer.is_tv2:
+            writer.sequences = {}
+            writer.last = None
+        writer.session = after
+        self.other_than_open(writer, "committed" if commit else "aborted")
+
+    @rule(name=st.sampled_from(IDS))
+    def time_out(self, name: str) -> None:
+        """The clock jumps: every open transaction is over (T7); then the producer goes on (D8)."""
+        self.world.now_ms += 60_000
+        for writer in self.writers.values():
+            if self.world.time_out(writer.id):
+                self.other_than_open(writer, "aborted")
+                writer.session = self.world.init(writer.id, caller=writer.session)
+                writer.sequences, writer.last = {}, None
+
+    @precondition(lambda self: self.writers)
+    @rule(name=st.sampled_from(IDS), index=st.integers(0, PARTITIONS - 1), back=st.integers(1, 3))
+    def zombie_writes(self, name: str, index: int, back: int) -> None:
+        """An older epoch never gets anything written, added or ended (T7, T8)."""
+        writer = self.writers.get(name)
+        if writer is None or writer.session.epoch < back:
+            return
+        zombie = Session(writer.session.producer_id, Epoch(writer.session.epoch - back))
+        before = everything(self.world.state)
+        log = self.world.log("t", index)
+        for act in (
+            lambda: self.world.produce(zombie, 0, transactional_id=name, version=TV2, log=log),
+            lambda: self.world.add(zombie, log, transactional_id=name),
+            lambda: self.world.end(zombie, commit=True, transactional_id=name, version=3),
+        ):
+            try:
+                act()
+            except Refusal:
+                continue
+            raise AssertionError("a zombie was let in")
+        assert everything(self.world.state) == before
+
+    @invariant()
+    def readers_see_what_the_model_says(self) -> None:
+        for index, records in enumerate(getattr(self, "records", [])):
+            assert self.read(index, is_committed=False) == [offset for offset, _ in records]
+            expected = []
+            for offset, outcome in records:
+                if outcome is not None and outcome.fate == "open":
+                    break
+                if outcome is None or outcome.fate == "committed":
+                    expected.append(offset)
+            assert self.read(index, is_committed=True) == expected
+
+    def read(self, index: int, *, is_committed: bool) -> list[int]:
+        """What a consumer makes of the batches, the end and the aborted list, as Kafka's clients do."""
+        log = self.world.log("t", index)
+        end = offset_end(log, is_committed=is_committed)
+        aborted = aborted_between(log, 0, end) if is_committed else []
+        hidden: set[int] = set()
+        seen: list[int] = []
+        for _, batches, _ in self.world.journal:
+            for batch in batches:
+                if batch.log != log.id or batch.offset >= end:
+                    continue
+                while aborted and aborted[0][1] <= batch.offset:
+                    hidden.add(aborted.pop(0)[0])
+                if batch.header.is_control:
+                    if not control_outcome(batch.data):
+                        hidden.discard(batch.header.producer_id)
+                elif not (batch.header.is_transactional and batch.header.producer_id in hidden):
+                    seen += range(batch.offset, batch.offset_next)
+        return seen
+
+    @invariant()
+    def offsets_move_with_their_transaction(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        found = self.world.state.offsets.committed.get("g", {}).get(("t", 0))
+        assert (None if found is None else found.offset) == self.committed
+
+    def teardown(self) -> None:
+        """Law 1: replayed or from a checkpoint, the state is the same; and deciding changes nothing."""
+        if not hasattr(self, "world"):
+            return
+        live = everything(self.world.state)
+        assert everything(self.world.replayed()) == live
+        assert everything(self.world.checkpointed()) == live
+        before = copy.deepcopy(live)
+        for writer in self.writers.values():
+            from oncelog.engine import transactions
+
+            for version in (3, 5):
+                try:
+                    transactions.decide_end(
+                        self.world.state, writer.id, writer.session, commit=True, version=version, now_ms=0
+                    )
+                except Refusal:
+                    continue
+        assert everything(self.world.state) == before
+
+
+TestEngineAgainstModel = EngineAgainstModel.TestCase
+TestEngineAgainstModel.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
