@@ -81,9 +81,11 @@ class Proxy:
         """Sets the one trap; replaces an earlier one that has not sprung."""
         self._trap = trap
 
-    def disarm(self) -> None:
-        """Takes the trap away."""
+    def disarm(self) -> bool:
+        """Takes the trap away; whether one was still waiting."""
+        was_armed = self._trap is not None
         self._trap = None
+        return was_armed
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:

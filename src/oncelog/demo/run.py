@@ -82,7 +82,7 @@ class Run:
         while self.worker is not None or self.zombies:
             self.hear(self.next_event())
         seconds = time.monotonic() - begun_at
-        self.stage.proxy.disarm()
+        faults_left = len(self.plan) + self.stage.proxy.disarm()
         self.restart_broker_before_counting()
         count = count_topics(self.stage.proxy.port, self.target, self.semantics)
         return Result(
@@ -94,7 +94,7 @@ class Run:
             zombies=self.zombies_seen,
             zombies_fenced=self.zombies_fenced,
             replies_cut=self.replies_cut,
-            faults_left=len(self.plan),
+            faults_left=faults_left,
         )
 
     def next_event(self) -> Heard:

@@ -91,7 +91,7 @@ class Screen:
 
     def table(self, results: Sequence[Result]) -> None:
         """All runs side by side."""
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         for column in COLUMNS:
             table.add_column(column, justify="left" if column == "semantics" else "right", no_wrap=True)
         for row in results:

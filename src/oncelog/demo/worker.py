@@ -92,6 +92,8 @@ class Pipeline:
         self.consumer = Consumer(consumer_settings(options))
         self.producer = Producer(producer_settings(options))
         self.failures: list[KafkaError] = []
+        # The commit of a transaction answers for all its invoices; a report on each would only disturb fatal errors.
+        self.on_delivery = None if options.semantics is Semantics.EXACTLY_ONCE else self.delivered
         self.deliver: Callable[[Sequence[Message]], None] = {
             Semantics.AT_MOST_ONCE: self.at_most_once,
             Semantics.AT_LEAST_ONCE: self.at_least_once,
@@ -157,7 +159,7 @@ class Pipeline:
         for done, order in enumerate(orders):
             if done == len(orders) // 2:
                 pause_for_faults(self.producer, done)
-            self.producer.produce(self.options.target, invoice(order), order.key(), on_delivery=self.delivered)
+            self.producer.produce(self.options.target, invoice(order), order.key(), on_delivery=self.on_delivery)
             self.producer.poll(0)
         if self.producer.flush(WAIT_SECONDS):
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "invoices were not acknowledged in time"))
