@@ -1,0 +1,154 @@
+"""Record batches as producers write them and consumers read them: an encoder and a decoder of the tests' own.
+
+Format version 2, uncompressed. Kept apart from oncelog's code on purpose: the one checks the other.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+TRANSACTIONAL = 0x10
+CONTROL = 0x20
+
+_HEADER = struct.Struct(">qiibIhiqqqhii")
+
+
+class Record(NamedTuple):
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that a broker returned. ``data`` is all of it; ``records`` can be read if it is not compressed."""
+
+    base_offset: int
+    attributes: int
+    timestamp_max: int
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    record_count: int
+    offset_last: int
+    data: bytes
+
+    @property
+    def is_transactional(self) -> bool:
+        return bool(self.attributes & TRANSACTIONAL)
+
+    @property
+    def is_control(self) -> bool:
+        return bool(self.attributes & CONTROL)
+
+    @property
+    def is_commit(self) -> bool:
+        """Of a control batch: whether it commits."""
+        key = self.records[0].key
+        assert self.is_control
+        assert key is not None
+        return struct.unpack(">hh", key)[1] == 1
+
+    @property
+    def records(self) -> list[Record]:
+        assert self.attributes & 7 == 0, "compressed"
+        return list(_records(self.data, self.base_offset))
+
+
+def batch(
+    values: Sequence[bytes | None],
+    *,
+    producer_id: int = -1,
+    epoch: int = -1,
+    sequence: int = -1,
+    transactional: bool = False,
+    control: bool = False,
+    keys: Sequence[bytes | None] | None = None,
+    timestamp_ms: int | None = None,
+) -> bytes:
+    """One batch of some values, all at the same time (now, if none is given)."""
+    now_ms = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
+    body = b"".join(
+        _record(index, keys[index] if keys is not None else None, value) for index, value in enumerate(values)
+    )
+    attributes = (TRANSACTIONAL if transactional else 0) | (CONTROL if control else 0)
+    count = len(values)
+    tail = struct.pack(">hiqqqhii", attributes, count - 1, now_ms, now_ms, producer_id, epoch, sequence, count) + body
+    return struct.pack(">qiibI", 0, len(tail) + 9, -1, 2, crc32c(tail)) + tail
+
+
+def batches(data: bytes | None) -> list[Batch]:
+    """All whole batches of what a fetch returned; each must be sound."""
+    found = []
+    rest = data or b""
+    while len(rest) >= _HEADER.size:
+        head = _HEADER.unpack_from(rest)
+        size = head[1] + 12
+        if size > len(rest):
+            break
+        whole, rest = rest[:size], rest[size:]
+        base_offset, _, _, magic, crc, attributes, delta, _, timestamp_max, producer_id, epoch, sequence, count = head
+        assert magic == 2
+        assert crc32c(whole[21:]) == crc, f"broken CRC at offset {base_offset}"
+        found.append(
+            Batch(
+                base_offset, attributes, timestamp_max, producer_id, epoch, sequence, count, base_offset + delta, whole
+            )
+        )
+    return found
+
+
+def _record(index: int, key: bytes | None, value: bytes | None) -> bytes:
+    body = b"\x00" + _varint(0) + _varint(index) + _bytes(key) + _bytes(value) + _varint(0)
+    return _varint(len(body)) + body
+
+
+def _bytes(value: bytes | None) -> bytes:
+    return _varint(-1) if value is None else _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    rest = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+def _records(data: bytes, base_offset: int) -> Iterator[Record]:
+    first_ms = _HEADER.unpack_from(data)[7]
+    at = _HEADER.size
+    while at < len(data):
+        length, at = _read_varint(data, at)
+        end = at + length
+        delta_ms, at = _read_varint(data, at + 1)
+        delta, at = _read_varint(data, at)
+        key, at = _read_bytes(data, at)
+        value, at = _read_bytes(data, at)
+        yield Record(base_offset + delta, first_ms + delta_ms, key, value)
+        at = end
+
+
+def _read_bytes(data: bytes, at: int) -> tuple[bytes | None, int]:
+    length, at = _read_varint(data, at)
+    return (None, at) if length < 0 else (data[at : at + length], at + length)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1), at
+        shift += 7
