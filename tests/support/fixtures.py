@@ -1,0 +1,72 @@
+"""Fixtures for tests with a broker process; a conftest.py imports those that it needs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.broker_process import BOOTSTRAP_VARIABLE, BrokerProcess, ForeignBroker
+from tests.support.proxy import Proxy
+from tests.support.raw import RawClient
+
+#: A broker's life in tests: groups form at once, timeouts may be short.
+TEST_OPTIONS = ("--set", "group.initial.rebalance.delay.ms=0", "--log-level", "warning")
+
+_numbers = itertools.count(1)
+
+Broker = BrokerProcess | ForeignBroker
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for all ordinary tests of a test process, with real files; tests use names of their own."""
+    foreign = os.environ.get(BOOTSTRAP_VARIABLE)
+    if foreign is not None:
+        yield ForeignBroker(foreign)
+        return
+    with BrokerProcess(tmp_path_factory.mktemp("broker"), options=TEST_OPTIONS) as process:
+        yield process
+        process.assert_healthy()
+        process.stop()
+
+
+@pytest.fixture(autouse=True)
+def is_alive_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The shared broker has survived the test."""
+    yield
+    if "broker" in request.fixturenames:
+        request.getfixturevalue("broker").assert_healthy()
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
+    """A broker for one test, to be killed and started again."""
+    with BrokerProcess(tmp_path / "broker", options=TEST_OPTIONS) as process:
+        yield process
+        process.assert_healthy()
+        process.stop()
+
+
+@pytest.fixture
+def proxy(broker: Broker) -> Iterator[Proxy]:
+    """A proxy in front of the shared broker."""
+    with Proxy(broker.port) as running:
+        yield running
+
+
+@pytest.fixture
+def raw(broker: Broker) -> Iterator[RawClient]:
+    """A raw connection to the shared broker."""
+    with RawClient(broker.port) as client:
+        yield client
+
+
+@pytest.fixture
+def unique(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Names that no other test uses: ``unique("orders")``."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    number, process = next(_numbers), os.getpid()
+    return lambda name: f"{name}-{worker}-{process}-{number}"
