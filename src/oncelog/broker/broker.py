@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from oncelog.broker.apis import HANDLERS
+from oncelog.broker.apis.cluster import TopicPieces
 from oncelog.broker.call import Body, Call
 from oncelog.broker.fetching import Fetching
 from oncelog.broker.lane import Lane, Loop
@@ -76,7 +77,10 @@ class Broker:
         self.connections = Connections()
         self.fetching = Fetching(self)
         self.upkeep = Upkeep(self)
+        self.pieces = TopicPieces()
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
+        #: Where the data is, as DescribeLogDirs names it.
+        self.folder = "memory"
         #: Called once with what ended the broker (law 7).
         self.on_failure: Callable[[StorageError], None] = lambda _: None
         #: Called with True when producers must pause, False when they may go on.

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from oncelog.wire.replies import encode_reply
 
@@ -83,3 +84,8 @@ class Call:
 def milliseconds(value: timedelta) -> int:
     """Kio's form of a time span in a request, as ms."""
     return value.days * 86_400_000 + value.seconds * 1_000 + value.microseconds // 1_000
+
+
+def given_id(value: UUID | None) -> UUID | None:
+    """A topic id of a request; the zero id stands for "not given"."""
+    return value if value is not None and value.int else None
