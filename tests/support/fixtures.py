@@ -12,8 +12,13 @@ from tests.support.broker_process import BOOTSTRAP_VARIABLE, BrokerProcess, Fore
 from tests.support.proxy import Proxy
 from tests.support.raw import RawClient
 
-#: A broker's life in tests: groups form at once, timeouts may be short.
-TEST_OPTIONS = ("--set", "group.initial.rebalance.delay.ms=0", "--log-level", "warning")
+#: Groups form at once, and members of new groups (KIP-848) report often.
+_SETTINGS = (
+    "group.initial.rebalance.delay.ms=0",
+    "group.consumer.min.heartbeat.interval.ms=100",
+    "group.consumer.heartbeat.interval.ms=300",
+)
+TEST_OPTIONS = (*(word for setting in _SETTINGS for word in ("--set", setting)), "--log-level", "warning")
 
 _numbers = itertools.count(1)
 

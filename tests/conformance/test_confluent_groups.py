@@ -1,0 +1,232 @@
+"""confluent-kafka in consumer groups: rebalances in mid-work, static members, both group protocols, restarts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from tests.support.broker_process import BrokerProcess
+from tests.support.confluent import by_partition, committed, consumer, create_topic, producer, read_all, values_of
+from tests.support.copier import Copier
+from tests.support.fixtures import Broker
+
+pytestmark = pytest.mark.client("confluent-kafka")
+
+Unique = Callable[[str], str]
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "range": {"partition_assignment_strategy": "range", "session_timeout_ms": 6000, "heartbeat_interval_ms": 200},
+    "cooperative": {
+        "partition_assignment_strategy": "cooperative-sticky",
+        "session_timeout_ms": 6000,
+        "heartbeat_interval_ms": 200,
+    },
+    "consumer": {"group_protocol": "consumer"},
+}
+CLASSIC = PROTOCOLS["range"]
+
+
+def fill(bootstrap: str, topic: str, count: int, partitions: int) -> list[bytes]:
+    """Numbered records, in turn over the partitions."""
+    writer = producer(bootstrap)
+    sent = [str(number).encode() for number in range(count)]
+    for number, value in enumerate(sent):
+        writer.produce(topic, value, value, partition=number % partitions)
+    assert writer.flush(20) == 0
+    return sent
+
+
+class Member:
+    """A consumer that is polled in a thread; records what it was given and how often it was rebalanced."""
+
+    def __init__(self, bootstrap: str, group: str, topic: str, **given: Any) -> None:
+        self.values: list[bytes] = []
+        self.rebalances = 0
+        self._stop = threading.Event()
+        self._consumer = consumer(bootstrap, group, **given)
+        self._consumer.subscribe([topic], on_assign=self._count, on_revoke=self._count)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._thread.start()
+
+    def _count(self, _: Consumer, __: list[TopicPartition]) -> None:
+        self.rebalances += 1
+
+    def _poll(self) -> None:
+        while not self._stop.is_set():
+            for message in self._consumer.consume(50, 0.1):
+                if message.error() is None:
+                    self.values.append(message.value())
+                    self._consumer.commit(message=message, asynchronous=True)
+        self._consumer.close()
+
+    @property
+    def assignment(self) -> list[int]:
+        return sorted(each.partition for each in self._consumer.assignment())
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def members() -> Iterator[Callable[..., Member]]:
+    """Makes members; those that the test has not closed are closed after it."""
+    made: list[Member] = []
+
+    def make(*arguments: str, **given: Any) -> Member:
+        made.append(Member(*arguments, **given))
+        return made[-1]
+
+    yield make
+    for member in made:
+        member.close()
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+class Feeder:
+    """Writes numbered records, a few at a time, until it is closed."""
+
+    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
+        self.count = 0
+        self._writer = producer(bootstrap)
+        self._topic, self._partitions = topic, partitions
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._feed, daemon=True)
+        self._thread.start()
+
+    def _feed(self) -> None:
+        while not self._stop.wait(0.02):
+            for _ in range(16):
+                value = str(self.count).encode()
+                self._writer.produce(self._topic, value, value, partition=self.count % self._partitions)
+                self.count += 1
+        assert self._writer.flush(20) == 0
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_rebalance_in_the_middle_of_exactly_once_copying(broker: Broker, unique: Unique, protocol: str) -> None:
+    """O1, O2, O3, R1: members come and go while records are copied; each is in the result once, in its order."""
+    source = create_topic(broker.bootstrap, unique("source"), 4)
+    target = create_topic(broker.bootstrap, unique("target"), 4)
+    group = unique("group")
+    feeder = Feeder(broker.bootstrap, source, 4)
+
+    def copier(name: str) -> Copier:
+        names = (source, target, group, unique(name))
+        return Copier(broker.bootstrap, *names, batch_records=11, **PROTOCOLS[protocol]).start()
+
+    first = copier("first")
+    eventually(lambda: first.transactions > 2, "the first member does not begin")
+    second = copier("second")
+    eventually(lambda: second.transactions > 2, "the second member gets nothing", 40)
+    first.finish()
+    third = copier("third")
+    eventually(lambda: third.transactions > 2, "the third member gets nothing", 40)
+    feeder.close()
+    eventually(lambda: len(read_all(broker.bootstrap, target)) >= feeder.count, "not everything is copied", 40)
+    for each in (second, third):
+        each.finish()
+    copied = by_partition(read_all(broker.bootstrap, target))
+    assert sum(len(values) for values in copied.values()) == feeder.count
+    assert copied == by_partition(read_all(broker.bootstrap, source))
+    assert committed(broker.bootstrap, group, source, range(4)) == {each: len(copied[each]) for each in range(4)}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_group_shares_the_partitions(
+    broker: Broker, unique: Unique, members: Callable[..., Member], protocol: str
+) -> None:
+    """O2, O3: two members share six partitions; when one leaves, the other has all; offsets are kept."""
+    topic, group = create_topic(broker.bootstrap, unique("topic"), 6), unique("group")
+    settings = PROTOCOLS[protocol]
+    first = members(broker.bootstrap, group, topic, **settings)
+    eventually(lambda: first.assignment == [0, 1, 2, 3, 4, 5], "the first member has not all partitions")
+    second = members(broker.bootstrap, group, topic, **settings)
+    eventually(
+        lambda: (
+            len(first.assignment) == len(second.assignment) == 3
+            and sorted(first.assignment + second.assignment) == [0, 1, 2, 3, 4, 5]
+        ),
+        "the partitions are not shared",
+    )
+    sent = fill(broker.bootstrap, topic, 60, 6)
+    eventually(lambda: len(first.values) + len(second.values) == 60, "not everything was read")
+    assert len(first.values) == 30
+    assert sorted(first.values + second.values) == sorted(sent)
+    first.close()
+    eventually(lambda: second.assignment == [0, 1, 2, 3, 4, 5], "the second member has not taken over")
+    second.close()
+    assert committed(broker.bootstrap, group, topic, range(6)) == dict.fromkeys(range(6), 10)
+
+
+def test_a_static_member_comes_back_without_a_rebalance(
+    broker: Broker, unique: Unique, members: Callable[..., Member]
+) -> None:
+    """O2 (KIP-345): a static member that returns within its session has its partitions; the other notices nothing."""
+    topic, group = create_topic(broker.bootstrap, unique("topic"), 4), unique("group")
+    first = members(broker.bootstrap, group, topic, group_instance_id="one", **CLASSIC)
+    second = members(broker.bootstrap, group, topic, group_instance_id="two", **CLASSIC)
+    eventually(lambda: len(first.assignment) == len(second.assignment) == 2, "the partitions are not shared")
+    before, mine = first.rebalances, second.assignment
+    second.close()
+    again = members(broker.bootstrap, group, topic, group_instance_id="two", **CLASSIC)
+    eventually(lambda: again.assignment == mine, "the static member has not its partitions back")
+    fill(broker.bootstrap, topic, 40, 4)
+    eventually(lambda: len(first.values) == 20 and len(again.values) == 20, "not everything was read")
+    assert first.rebalances == before
+
+
+@pytest.mark.parametrize("protocol", ["range", "consumer"])
+def test_a_group_survives_a_restart_of_the_broker(
+    own_broker: BrokerProcess, members: Callable[..., Member], protocol: str
+) -> None:
+    """D2, O3: after kill -9 the members go on where they were; nothing is read twice, nothing is missed."""
+    bootstrap = own_broker.bootstrap
+    topic = create_topic(bootstrap, "topic", 4)
+    both = [members(bootstrap, "group", topic, **PROTOCOLS[protocol]) for _ in range(2)]
+    eventually(lambda: [len(each.assignment) for each in both] == [2, 2], "the partitions are not shared")
+    sent = fill(bootstrap, topic, 40, 4)
+    eventually(lambda: sum(len(each.values) for each in both) == 40, "not everything was read")
+    stored = dict.fromkeys(range(4), 10)
+    eventually(lambda: committed(bootstrap, "group", topic, range(4)) == stored, "not everything was committed")
+    before = [each.rebalances for each in both]
+    own_broker.restart()
+    assert committed(bootstrap, "group", topic, range(4)) == stored
+    sent += fill(bootstrap, topic, 40, 4)
+    eventually(lambda: sum(len(each.values) for each in both) >= 80, "the members do not go on")
+    assert sorted(both[0].values + both[1].values) == sorted(sent)
+    assert [each.rebalances for each in both] == before
+
+
+def test_copying_goes_on_over_restarts(own_broker: BrokerProcess, unique: Unique) -> None:
+    """D1, D2, O1: the broker is killed again and again under two copiers; the result is exact and in order."""
+    bootstrap = own_broker.bootstrap
+    source, target = create_topic(bootstrap, "source", 4), create_topic(bootstrap, "target", 4)
+    sent = fill(bootstrap, source, 1200, 4)
+    copiers = [
+        Copier(bootstrap, source, target, "group", unique(name), batch_records=9, **CLASSIC).start() for name in "ab"
+    ]
+    for wanted in (10, 30, 50):
+        eventually(lambda: sum(each.transactions for each in copiers) >= wanted, "the copiers do not go on")  # noqa: B023
+        own_broker.restart()
+    eventually(lambda: len(read_all(bootstrap, target)) >= len(sent), "not everything is copied", 40)
+    for each in copiers:
+        each.finish()
+    result = read_all(bootstrap, target)
+    assert sorted(values_of(result)) == sorted(sent)
+    assert by_partition(result) == by_partition(read_all(bootstrap, source))
