@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from oncelog.broker.apis import cluster, fetch, produce, topics, transactions
+from oncelog.broker.apis import cluster, configs, fetch, produce, records, topics, transactions
 from oncelog.broker.call import Call
 
 
@@ -31,20 +31,26 @@ HANDLERS: Final[dict[int, Handler]] = {
     18: Handler("ApiVersions", 0, 4, cluster.api_versions),
     19: Handler("CreateTopics", 2, 7, topics.create_topics),
     20: Handler("DeleteTopics", 1, 6, topics.delete_topics),
+    21: Handler("DeleteRecords", 0, 2, records.delete_records),
     22: Handler("InitProducerId", 0, 5, transactions.init_producer_id),
+    23: Handler("OffsetForLeaderEpoch", 2, 4, records.offset_for_leader_epoch),
     24: Handler("AddPartitionsToTxn", 0, 5, transactions.add_partitions_to_txn),
     25: Handler("AddOffsetsToTxn", 0, 4, transactions.add_offsets_to_txn),
     26: Handler("EndTxn", 0, 5, transactions.end_txn),
     27: Handler("WriteTxnMarkers", 1, 1, transactions.write_txn_markers),
     28: Handler("TxnOffsetCommit", 0, 5, transactions.txn_offset_commit),
+    32: Handler("DescribeConfigs", 1, 4, configs.describe_configs),
+    33: Handler("AlterConfigs", 0, 2, configs.alter_configs),
     35: Handler("DescribeLogDirs", 1, 5, cluster.describe_log_dirs),
     37: Handler("CreatePartitions", 0, 3, topics.create_partitions),
     43: Handler("ElectLeaders", 0, 2, cluster.elect_leaders),
+    44: Handler("IncrementalAlterConfigs", 0, 1, configs.incremental_alter_configs),
     45: Handler("AlterPartitionReassignments", 0, 1, cluster.alter_partition_reassignments),
     46: Handler("ListPartitionReassignments", 0, 0, cluster.list_partition_reassignments),
     60: Handler("DescribeCluster", 0, 2, cluster.describe_cluster),
     61: Handler("DescribeProducers", 0, 0, transactions.describe_producers),
     65: Handler("DescribeTransactions", 0, 0, transactions.describe_transactions),
     66: Handler("ListTransactions", 0, 2, transactions.list_transactions),
+    74: Handler("ListConfigResources", 0, 1, configs.list_config_resources),
     75: Handler("DescribeTopicPartitions", 0, 0, cluster.describe_topic_partitions),
 }
