@@ -32,6 +32,7 @@ from oncelog.model.rows import (
     GroupDeleted,
     GroupOffset,
     GroupOffsetDeleted,
+    LogIds,
     LogStart,
     Partition,
     PendingOffset,
@@ -92,7 +93,8 @@ class Log:
     def stable_offset_applied(self) -> int:
         """The last stable offset once all that is applied is synced (rule R1)."""
         for first_offset in self.open.values():
-            return first_offset
+            # Records of an open transaction may be deleted by a client: nobody reads before the start then.
+            return max(first_offset, self.offset_start)
         return self.offset_next
 
     def row(self) -> Partition:
@@ -146,6 +148,7 @@ class State:
             ProducerIds: self._put_producer_ids,
             ProducerIdMarks: self._put_producer_id_marks,
             Cluster: self._put_cluster,
+            LogIds: self._put_log_ids,
             Transaction: self._put_transaction,
             TransactionForgotten: self._put_transaction_forgotten,
             Producer: self._put_producer,
@@ -180,6 +183,7 @@ class State:
         A list of rows; partitions are given as row values too. Cheap: no row is encoded here.
         """
         rows: list[Row] = [ProducerIds(self.producer_id_next), ProducerIdMarks(tuple(self.producer_id_marks))]
+        rows.append(LogIds(self.log_id_next))
         if self.cluster_id:
             rows.append(Cluster(self.cluster_id))
         rows += (BrokerConfig(name, value) for name, value in self.dynamic_configs.items())
@@ -304,6 +308,10 @@ class State:
     def _put_cluster(self, row: Cluster, now_ms: int) -> None:
         del now_ms
         self.cluster_id = row.id
+
+    def _put_log_ids(self, row: LogIds, now_ms: int) -> None:
+        del now_ms
+        self.log_id_next = LogId(max(self.log_id_next, row.next))
 
     def _put_group_offset(self, row: GroupOffset, now_ms: int) -> None:
         del now_ms

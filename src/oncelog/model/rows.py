@@ -71,6 +71,12 @@ class Cluster(msgspec.Struct, frozen=True, array_like=True, tag=15):
     id: str
 
 
+class LogIds(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """The next log's number: what deleted topics had is not given again. Written in checkpoints only."""
+
+    next: LogId
+
+
 class Transaction(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """One transactional id (rules T1, T2, D8).
 
@@ -219,6 +225,7 @@ Row: TypeAlias = (
     | ProducerIds
     | ProducerIdMarks
     | Cluster
+    | LogIds
     | Transaction
     | TransactionForgotten
     | Producer
