@@ -45,6 +45,7 @@ class Member:
 
     def __init__(self, bootstrap: str, group: str, topic: str, **given: Any) -> None:
         self.values: list[bytes] = []
+        self.assignment: list[int] = []
         self.rebalances = 0
         self._stop = threading.Event()
         self._consumer = consumer(bootstrap, group, **given)
@@ -57,15 +58,13 @@ class Member:
 
     def _poll(self) -> None:
         while not self._stop.is_set():
-            for message in self._consumer.consume(50, 0.1):
+            for message in self._consumer.consume(50, 0.05):
                 if message.error() is None:
                     self.values.append(message.value())
                     self._consumer.commit(message=message, asynchronous=True)
+            # asked here only: another thread that asks would wait for a callback that waits for it
+            self.assignment = sorted(each.partition for each in self._consumer.assignment())
         self._consumer.close()
-
-    @property
-    def assignment(self) -> list[int]:
-        return sorted(each.partition for each in self._consumer.assignment())
 
     def close(self) -> None:
         self._stop.set()

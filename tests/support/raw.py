@@ -52,6 +52,13 @@ class RawClient:
         self._socket.sendall(encode_request(self._correlation_id, self.client_id, entity))
         return self._correlation_id
 
+    def call_bytes(self, api: str | int, version: int, /, **tree: Any) -> bytes:
+        """Like ``call``, but the reply's undecoded body: for what ``kio`` can't express."""
+        assert not self._waiting, "other replies are due before"
+        self.post(api, version, **tree)
+        self._waiting.clear()
+        return self.receive_body()
+
     def send_bytes(self, data: bytes) -> None:
         """Send bytes as they are, a broken frame for instance."""
         self._socket.sendall(data)
