@@ -49,7 +49,7 @@ def create_topics(broker: Broker, call: Call) -> None:
 
 
 def create_partitions(broker: Broker, call: Call) -> None:
-    """0-3."""
+    """0-3. A topic can only grow; the records that are there stay where they are."""
     request = call.request
     wanted = [
         MorePartitions(
