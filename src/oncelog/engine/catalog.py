@@ -106,8 +106,6 @@ def decide_create_topics(
     draft = _Draft(state)
     results: dict[str, dict[str, Any]] = {}
     for topic in wanted:
-        if topic.name in results:
-            continue
         try:
             if counts[topic.name] > 1:
                 raise Refusal(ErrorCode.INVALID_REQUEST, "the topic is named more than once in the request")
@@ -235,8 +233,6 @@ def decide_create_partitions(
     draft = _Draft(state)
     results: dict[str, dict[str, Any]] = {}
     for more in wanted:
-        if more.topic in results:
-            continue
         code, why = ErrorCode.NONE, None
         try:
             if counts[more.topic] > 1:

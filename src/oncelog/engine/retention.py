@@ -55,7 +55,7 @@ def decide_producer_expiry(state: State, log_id: LogId, now_ms: int) -> Decision
     expiration_ms = state.settings.producer_expiration_ms
     rows: list[ProducerForgotten] = []
     for row in log.producers.values():
-        if row.id not in log.open and is_expired(row, now_ms, expiration_ms):
+        if is_expired(row, now_ms, expiration_ms):
             rows.append(ProducerForgotten(log_id, row.id))
             if len(rows) == _FORGOTTEN_MAX:
                 break
