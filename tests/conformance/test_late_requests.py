@@ -17,6 +17,7 @@ from tests.support.confluent import (
     values_of,
 )
 from tests.support.fixtures import Broker
+from tests.support.messages import error_codes
 from tests.support.proxy import Proxy, Trap
 from tests.support.raw import RawClient
 from tests.support.raw_producer import RawProducer, committed_offset, transaction_state
@@ -52,22 +53,7 @@ def was_refused(held: Trap, code: int) -> None:
     held.release()
     reply = held.reply()
     assert reply is not None
-    codes = {name: int(value) for name, value in _codes(reply)}
-    assert set(codes.values()) == {code}, codes
-
-
-def _codes(entity: Any) -> list[tuple[str, int]]:
-    """All error codes of a reply, except a leading NONE of a reply that carries them per partition."""
-    found: list[tuple[str, int]] = []
-    for name in entity.__dataclass_fields__:
-        value = getattr(entity, name)
-        if name.endswith("error_code"):
-            found.append((name, int(value)))
-        elif isinstance(value, tuple):
-            for each in value:
-                if hasattr(each, "__dataclass_fields__"):
-                    found += _codes(each)
-    return found
+    assert set(error_codes(reply)) == {code}
 
 
 def produce(writer: Producer, topic: str, *values: bytes, partition: int = 0) -> None:

@@ -11,7 +11,7 @@ import importlib
 import io
 import struct
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
@@ -134,3 +134,17 @@ def decode_request(body: bytes) -> tuple[int, Any]:
     kind = message_type(api_key_map[api_key], version, "request")
     _, at = entity_reader(kind.__header_schema__)(body, 0)
     return correlation_id, entity_reader(kind)(body, at)[0]
+
+
+def error_codes(entity: Any) -> list[int]:
+    """All error codes of a reply, at every depth."""
+    found: list[int] = []
+    for item in fields(entity):
+        value = getattr(entity, item.name)
+        if item.name.endswith("error_code"):
+            found.append(int(value))
+        elif isinstance(value, tuple):
+            for each in value:
+                if is_dataclass(each) and not isinstance(each, type):
+                    found += error_codes(each)
+    return found

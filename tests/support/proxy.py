@@ -27,7 +27,14 @@ from enum import Enum
 from types import TracebackType
 from typing import Any
 
-from tests.support.messages import API_KEYS, api_name, decode_request, decode_response, encode_response
+from tests.support.messages import (
+    API_KEYS,
+    api_name,
+    decode_request,
+    decode_response,
+    encode_response,
+    error_codes,
+)
 
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 WAIT_SECONDS = 20.0
@@ -37,6 +44,17 @@ Address = tuple[str, int]
 #: Replies that carry addresses always; Produce and Fetch do only after a change of leader.
 _WITH_ADDRESSES = {API_KEYS[name] for name in ("metadata", "find_coordinator", "describe_cluster")}
 _WITH_HINTS = {API_KEYS[name] for name in ("produce", "fetch")}
+_OF_PRODUCERS = {
+    API_KEYS[name]
+    for name in (
+        "produce",
+        "init_producer_id",
+        "add_partitions_to_txn",
+        "add_offsets_to_txn",
+        "txn_offset_commit",
+        "end_txn",
+    )
+}
 
 
 class Action(Enum):
@@ -133,6 +151,8 @@ class Proxy:
         self.upstream: Address = (host, upstream_port)
         #: (link, api) of every request that came, in order.
         self.seen: list[tuple[int, str]] = []
+        #: (api, error code) of every error in the replies to producers.
+        self.errors: list[tuple[str, int]] = []
         #: What went wrong in the proxy itself; ``close`` raises it.
         self.failures: list[BaseException] = []
         self._ports: dict[Address, int] = {}
@@ -205,6 +225,10 @@ class Proxy:
     def cut_all(self) -> None:
         """Cut every connection there is, on both sides."""
         self.run(lambda: [link.cut() for link in set(self._links)] and None)
+
+    def clear(self) -> None:
+        """Take all traps away that have not sprung."""
+        self.run(self._traps.clear)
 
     def refuse(self, refusing: bool = True) -> None:
         """Close new connections at once, until ``refuse(False)``."""
@@ -356,12 +380,18 @@ class _Link:
                 if trap.action is Action.DROP_REPLY:
                     continue
             if request is not None:
+                if request.api_key in _OF_PRODUCERS:
+                    self._note_errors(request, frame)
                 frame = await self._rewritten(request, frame)
             with contextlib.suppress(OSError):  # a cut client's answers are read and thrown away
                 self._writer.write(frame)
                 await self._writer.drain()
             if self._is_client_gone and not self._owes_an_answer():
                 return
+
+    def _note_errors(self, request: Request, frame: bytes) -> None:
+        _, entity = decode_response(request.api, request.version, frame[4:])
+        self._proxy.errors += [(request.api, code) for code in error_codes(entity) if code != 0]
 
     async def _rewritten(self, request: Request, frame: bytes) -> bytes:
         key = request.api_key
