@@ -12,6 +12,8 @@ from functools import cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from oncelog.wire.replies import compact_string, plain_string, uvarint
+
 #: "Operations were not asked for", on the wire.
 OPERATIONS_UNASKED: Final = -(2**31)
 
@@ -114,18 +116,8 @@ def _string(version: int, text: str | None, *, is_nullable: bool = False) -> byt
     if text is None:
         assert is_nullable, "null where the protocol has no null"
         return b"\0" if version >= _COMPACT else b"\xff\xff"
-    data = text.encode()
-    return (_varint(len(data) + 1) if version >= _COMPACT else struct.pack(">h", len(data))) + data
+    return compact_string(text) if version >= _COMPACT else plain_string(text)
 
 
 def _count(version: int, number: int) -> bytes:
-    return _varint(number + 1) if version >= _COMPACT else _int32(number)
-
-
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+    return uvarint(number + 1) if version >= _COMPACT else _int32(number)
