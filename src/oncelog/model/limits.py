@@ -17,6 +17,8 @@ REQUESTS_IN_FLIGHT_MAX: Final = 100
 REPLY_BYTES_PENDING_MAX: Final = 16 * 1024 * 1024
 #: Seconds that a connection may hold its replies back before it is closed.
 REPLY_STALL_SECONDS_MAX: Final = 60
+#: Seconds in which a connection that has begun a frame must send some more of it.
+FRAME_STALL_SECONDS_MAX: Final = 60
 #: Bytes that all connections together may have under way as unfinished frames.
 FRAME_BYTES_TOTAL_MAX: Final = 512 * 1024 * 1024
 #: Bytes appended to the journal and not yet written or synced; above it connections that write are not read.
@@ -33,6 +35,8 @@ TOPICS_MAX: Final = 20_000
 PARTITIONS_MAX: Final = 50_000
 #: Partitions of one topic.
 PARTITIONS_PER_TOPIC_MAX: Final = 10_000
+#: Topics or resources that one administrative request may name; Kafka's bound on the changes of one request.
+RESOURCES_PER_REQUEST_MAX: Final = 10_000
 #: Characters of a topic's name (Kafka's own bound, from file names).
 TOPIC_NAME_CHARACTERS_MAX: Final = 249
 #: Characters of a group id, member id, instance id, transactional id, client id.
@@ -59,7 +63,7 @@ MEMBER_BYTES_MAX: Final = 1_048_576
 GROUP_OFFSETS_MAX: Final = 100_000
 #: Characters of the metadata beside a committed offset; Kafka's offset.metadata.max.bytes.
 OFFSET_METADATA_CHARACTERS_MAX: Final = 4_096
-#: Elements of any array in a request, beyond what its bytes allow.
-ARRAY_ELEMENTS_MAX: Final = 1_000_000
+#: Elements of all arrays of one request together; a Fetch of all partitions that there may be has far fewer.
+ARRAY_ELEMENTS_MAX: Final = 250_000
 #: Bytes of the records of one batch when decompressed, where the broker must look into it (ListOffsets by time).
 RECORDS_BYTES_MAX: Final = 128 * 1024 * 1024

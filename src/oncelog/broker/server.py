@@ -1,0 +1,479 @@
+"""The server: connections over asyncio (uvloop), from bytes to Calls and from replies to bytes.
+
+Requests of a connection are decoded and routed one after the other, in the turn of the loop in which they arrive. Replies
+leave in the order of the requests, with one write for each connection and turn. Framing and decoding are in wire/, sans-I/O.
+
+Invariants (law 8, model/limits.py): nothing is read from a connection that has too many requests in flight or too many reply
+bytes pending, nor from one that writes while producers must pause; one that takes no replies, or leaves a frame unfinished,
+is closed.
+Broken bytes close their own connection and nothing else. Rule D4: ``is_gone`` asks the kernel, without reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from oncelog.broker.call import Body, Call, Peer
+from oncelog.broker.meters import Meters
+from oncelog.model.errors import ErrorCode, WireError
+from oncelog.model.limits import (
+    CONNECTIONS_MAX,
+    FRAME_BYTES_TOTAL_MAX,
+    FRAME_STALL_SECONDS_MAX,
+    REPLY_BYTES_PENDING_MAX,
+    REPLY_STALL_SECONDS_MAX,
+    REQUESTS_IN_FLIGHT_MAX,
+)
+from oncelog.wire.connection import Buffers, Frame, Framing, HttpError
+from oncelog.wire.replies import encode_reply, reply_head
+from oncelog.wire.requests import API_VERSIONS, read_request
+
+if TYPE_CHECKING:
+    from oncelog.broker.broker import Log
+
+_PRODUCE: Final = 0
+_ESTABLISHED: Final = 1
+#: Replies up to this are joined before they are written: one buffer costs the kernel less than many.
+_JOIN_BYTES_MAX: Final = 64 * 1024
+_SWEEP_SECONDS: Final = 5.0
+_STOP_POLL_SECONDS: Final = 0.01
+_BACKLOG: Final = 1024
+
+_TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
+
+
+class Connection(asyncio.BufferedProtocol, Peer):
+    """One client's connection."""
+
+    __slots__ = (
+        "_calls", "_frames", "_framing", "_is_dirty", "_is_held", "_is_unfinished", "_is_writing_paused", "_out", "_out_bytes",
+        "_server", "_socket", "_stall", "_transport", "_written_bytes", "is_writer",
+    )  # fmt: skip
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._framing = Framing(server.buffers)
+        self._transport: Any = None
+        self._socket: Any = None
+        #: Requests that wait for their reply, oldest first.
+        self._calls: deque[Call] = deque()
+        #: Frames that were read and can't be routed yet.
+        self._frames: list[Frame] = []
+        self._out: list[bytes | memoryview] = []
+        self._out_bytes = 0
+        self._written_bytes = 0
+        self._is_dirty = self._is_held = self._is_unfinished = self._is_writing_paused = False
+        #: What the last sweep saw of progress, and when it saw it first.
+        self._stall: tuple[object, float] = (None, 0.0)
+        #: Whether it has sent a Produce: only those are held when producers must pause.
+        self.is_writer = False
+        self.number, self.address = 0, ""
+
+    # -- what asyncio calls -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        self._transport = transport
+        self._socket = transport.get_extra_info("socket")
+        self.address = _address(transport.get_extra_info("peername"))
+        self._transport.set_write_buffer_limits(high=REPLY_BYTES_PENDING_MAX)
+        self._server.opened(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone; what is still answered goes nowhere."""
+        del error
+        self._transport = self._socket = None
+        self._framing.close()
+        self._calls.clear()
+        self._frames.clear()
+        self._out.clear()
+        self._server.lost(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to."""
+        del sizehint
+        return self._framing.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes were read."""
+        framing = self._framing
+        frames = framing.received(nbytes)
+        if framing.is_unfinished is not self._is_unfinished or framing.is_unfinished:
+            self._is_unfinished = framing.is_unfinished
+            self._server.unfinished(self, is_unfinished=self._is_unfinished)
+        if self._frames:
+            self._frames += frames
+        elif frames:
+            self._route(frames)
+        if framing.broken is not None and not self._frames:
+            self._broken(framing.broken)
+
+    def eof_received(self) -> bool:
+        """The client has closed its side: as in Kafka, nothing more is said to it."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The client does not take its replies."""
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._is_writing_paused = False
+        self._server.mark(self)
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _must_wait(self) -> bool:
+        """Whether no more may be asked by this connection now."""
+        return (
+            len(self._calls) >= REQUESTS_IN_FLIGHT_MAX
+            or self._out_bytes > REPLY_BYTES_PENDING_MAX
+            or self._is_writing_paused
+            or self._server.is_stopping
+            or (self.is_writer and self._server.is_pressed)
+        )
+
+    def _route(self, frames: list[Frame]) -> None:
+        """Route what may be routed and keep the rest."""
+        now_ns = time.monotonic_ns()
+        for at, frame in enumerate(frames):
+            if self._must_wait():
+                self._frames = frames[at:]
+                self.hold()
+                return
+            if not self._request(frame, now_ns):
+                return
+
+    def _request(self, frame: Frame, now_ns: int) -> bool:
+        """Decode and route one request. Whether the connection goes on."""
+        server = self._server
+        size = len(frame) + 4
+        try:
+            request = read_request(frame, server.bounds)
+        except WireError as error:
+            self._broken(error)
+            return False
+        if not isinstance(frame, bytes):
+            server.buffers.give_back(frame)
+        call = Call(self, *request)
+        call.received_ns, call.bytes_received = now_ns, size
+        self._calls.append(call)
+        if request.body is None:
+            server.log.debug("ApiVersions in a version that is not known", peer=self.address)
+            call.reply(_versions_refused(server.bounds))
+            return True
+        if request.api_key == _PRODUCE:
+            self.is_writer = True
+        try:
+            server.route(call)
+        except Exception as bug:  # noqa: BLE001
+            # A bug of ours: it stops the broker. The only other place for this is the lane's supervisor.
+            server.failed(self, bug)
+            return False
+        if not call.is_expecting_reply and self._calls and self._calls[-1] is call:
+            self._calls.pop()
+            self._release()
+        return self._transport is not None
+
+    def _broken(self, error: WireError) -> None:
+        """Close because of what came."""
+        self._server.meters.connections_closed_bad += 1
+        if isinstance(error, HttpError) and self._transport is not None and not self._calls:
+            self._transport.write(error.answer)
+        self.close(str(error))
+
+    # -- reading or not -----------------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        if self._transport is not None and not self._is_held:
+            self._is_held = True
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again, if nothing stands against it; first comes what was read before."""
+        if not self._is_held or self._transport is None or self._must_wait():
+            return
+        frames, self._frames = self._frames, []
+        self._route(frames)
+        if self._frames or self._transport is None or self._transport.is_closing():
+            return
+        if self._framing.broken is not None:
+            self._broken(self._framing.broken)
+            return
+        if not self._must_wait():
+            self._is_held = False
+            self._transport.resume_reading()
+
+    # -- replies ------------------------------------------------------------------------------------------------------
+
+    def answered(self, call: Call) -> None:
+        """``call`` has its reply; send it when those before it have theirs."""
+        if self._calls and self._calls[0].body is not None:
+            self._release()
+        del call
+
+    def _release(self) -> None:
+        """Queue the replies that are due."""
+        calls, out, meters = self._calls, self._out, self._server.meters
+        now_ns = time.monotonic_ns()
+        while calls and (body := calls[0].body) is not None:
+            call = calls.popleft()
+            size = len(body) if isinstance(body, bytes) else sum(map(len, body))
+            out.append(reply_head(call.api_key, call.version, call.correlation_id, size))
+            if isinstance(body, bytes):
+                out.append(body)
+            else:
+                out += body
+            self._out_bytes += size + 8
+            meters.answered(
+                call.api_key, call.version, (now_ns - call.received_ns) / 1e9, call.bytes_received, size + 8
+            )
+        if out and not self._is_dirty:
+            self._server.mark(self)
+
+    def flush(self) -> None:
+        """Write what is queued; called once a turn."""
+        self._is_dirty = False
+        if self._transport is None:
+            return
+        if self._out:
+            self._write()
+        if self._is_held:
+            self.go_on()
+
+    def _write(self) -> None:
+        out, size = self._out, self._out_bytes
+        self._out, self._out_bytes = [], 0
+        self._written_bytes += size
+        if size <= _JOIN_BYTES_MAX:
+            self._transport.write(b"".join(out))
+        else:
+            self._transport.writelines(out)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def is_gone(self) -> bool:
+        """Whether the client has closed the connection (rule D4), also if that was not read yet."""
+        if self._transport is None or self._transport.is_closing():
+            return True
+        try:
+            if _TCP_INFO is not None:
+                state: int = self._socket.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
+                return state != _ESTABLISHED
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def close(self, why: str) -> None:
+        """Close after what was answered is sent; ``why`` is for the log."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._server.log.info("connection closed", peer=self.address, why=why)
+        self.end()
+
+    def end(self) -> None:
+        """Close without a word, after what was answered is sent."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._calls.clear()
+        self._frames.clear()
+        if self._out:
+            self._write()
+        self._transport.close()
+
+    def abort(self, why: str) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._server.log.info("connection closed", peer=self.address, why=why)
+            self._transport.abort()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a reply is due or on its way."""
+        return self._transport is not None and bool(
+            self._calls or self._out or self._transport.get_write_buffer_size() > 0
+        )
+
+    def sweep(self, now: float) -> None:
+        """Close it if it stands still: takes no replies, or leaves a frame unfinished."""
+        if self._transport is None:
+            return
+        pending: int = self._transport.get_write_buffer_size()
+        if pending:
+            seen: object = ("replies", self._written_bytes - pending)
+        elif self._framing.is_unfinished and not self._is_held:
+            seen = ("frame", self._framing.filled)
+        else:
+            self._stall = (None, now)
+            return
+        if seen != self._stall[0]:
+            self._stall = (seen, now)
+        elif pending and now - self._stall[1] >= REPLY_STALL_SECONDS_MAX:
+            self.abort(f"took none of its replies for {REPLY_STALL_SECONDS_MAX} s")
+        elif not pending and now - self._stall[1] >= FRAME_STALL_SECONDS_MAX:
+            self.abort(f"sent no more of an unfinished request for {FRAME_STALL_SECONDS_MAX} s")
+
+
+class Server:
+    """Accepts connections and routes their requests.
+
+    ``bounds``: for each API key the lowest and highest version served. ``on_bug`` is called with an exception out of
+    ``route``: a bug of ours, after which no state is to be trusted.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        route: Callable[[Call], None],
+        *,
+        bounds: Mapping[int, tuple[int, int]],
+        log: Log,
+        on_bug: Callable[[BaseException], None],
+        meters: Meters | None = None,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
+        self.route, self.bounds, self.log = route, bounds, log
+        self.meters = meters or Meters()
+        self.buffers = Buffers()
+        #: Producers must pause.
+        self.is_pressed = False
+        self.is_stopping = False
+        self._loop, self._on_bug, self._connections_max = loop, on_bug, connections_max
+        self._listening: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        #: Those with an unfinished frame, the oldest first.
+        self._unfinished: dict[Connection, None] = {}
+        self._dirty: list[Connection] = []
+        self._number_last = 0
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Listen on an address; port 0 takes any that is free. The address that it became."""
+        found = await self._loop.create_server(lambda: Connection(self), host, port, backlog=_BACKLOG)
+        self._listening.append(found)
+        name = found.sockets[0].getsockname()
+        return name[0], name[1]
+
+    async def listen_on(self, sockets: list[socket.socket]) -> None:
+        """Listen on sockets that are bound already. They belong to the server from now on."""
+        for one in sockets:
+            found = await self._loop.create_server(lambda: Connection(self), sock=one, backlog=_BACKLOG)
+            self._listening.append(found)
+
+    @property
+    def connections_count(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    def pause_all(self) -> None:
+        """Read nothing more from connections that write, until ``resume_all``."""
+        self.is_pressed = True
+        for connection in self._connections:
+            if connection.is_writer:
+                connection.hold()
+
+    def resume_all(self) -> None:
+        """Read from them again."""
+        self.is_pressed = False
+        for connection in list(self._connections):
+            self.mark(connection)
+
+    async def close(self, grace_seconds: float = 5.0) -> None:
+        """Accept and read nothing more, wait up to ``grace_seconds`` for the replies that are due, close."""
+        self.is_stopping = True
+        for listening in self._listening:
+            listening.close()
+        for connection in self._connections:
+            connection.hold()
+        deadline = self._loop.time() + grace_seconds
+        while any(connection.is_busy for connection in self._connections) and self._loop.time() < deadline:
+            await asyncio.sleep(_STOP_POLL_SECONDS)
+        for connection in list(self._connections):
+            connection.end()
+        await asyncio.sleep(0)
+        for connection in list(self._connections):
+            connection.abort("the broker stops")
+        while self._connections:
+            await asyncio.sleep(0)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    # -- what connections tell ----------------------------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        """A connection was accepted."""
+        self._number_last += 1
+        connection.number = self._number_last
+        self._connections.add(connection)
+        self.meters.connected()
+        if len(self._connections) > self._connections_max:
+            self.log.warning("too many connections", connections_max=self._connections_max, peer=connection.address)
+            connection.abort("too many connections")
+        elif self._sweeping is None:
+            self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+        self._unfinished.pop(connection, None)
+        self.meters.disconnected()
+
+    def unfinished(self, connection: Connection, *, is_unfinished: bool) -> None:
+        """A connection has an unfinished frame, or no more. If all together hold too much, the oldest must go."""
+        if not is_unfinished:
+            self._unfinished.pop(connection, None)
+            return
+        self._unfinished[connection] = None
+        if self.buffers.bytes_under_way > FRAME_BYTES_TOTAL_MAX:
+            oldest = next(iter(self._unfinished))
+            del self._unfinished[oldest]
+            oldest.abort("too many bytes of unfinished requests, and its own is the oldest")
+
+    def mark(self, connection: Connection) -> None:
+        """A connection has something to do at the end of this turn."""
+        connection._is_dirty = True
+        self._dirty.append(connection)
+        if len(self._dirty) == 1:
+            self._loop.call_soon(self._flush)
+
+    def failed(self, connection: Connection, bug: Exception) -> None:
+        """A handler has failed."""
+        self.log.error("a request met a bug, the broker stops", peer=connection.address, error=repr(bug))
+        connection.close("a bug of the broker")
+        self._on_bug(bug)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = self._loop.time()
+        for connection in list(self._connections):
+            connection.sweep(now)
+        if self._connections:
+            self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+
+def _address(name: Any) -> str:
+    """host:port, an IPv6 host in brackets."""
+    if not isinstance(name, tuple):
+        return str(name)
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{host}:{name[1]}"
+
+
+def _versions_refused(bounds: Mapping[int, tuple[int, int]]) -> Body:
+    """ApiVersions in a version that is not known (KIP-511): version 0 with the versions of ApiVersions that are."""
+    low, high = bounds[API_VERSIONS]
+    served = {"api_key": API_VERSIONS, "min_version": low, "max_version": high}
+    return encode_reply(API_VERSIONS, 0, {"error_code": ErrorCode.UNSUPPORTED_VERSION, "api_keys": [served]})
