@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from oncelog.engine import configs
-from oncelog.engine.catalog import check_name
+from oncelog.engine.catalog import check_name, check_named_once
 from oncelog.engine.config_tables import BROKER_SETTINGS, TOPIC_SETTINGS, Kind, Setting
 from oncelog.engine.decision import Decision
 from oncelog.engine.state import State
@@ -75,8 +75,7 @@ def decide_alter_configs(
     for one in wanted:
         code, why = ErrorCode.NONE, None
         try:
-            if counts[one[:2]] > 1:
-                raise Refusal(ErrorCode.INVALID_REQUEST, "the resource is named more than once in the request")
+            check_named_once(counts[one[:2]], len(wanted))
             rows += _alter(state, one, node_id, is_incremental=is_incremental)
         except Refusal as no:
             code, why = no.code, no.why
@@ -113,7 +112,7 @@ def _alter(state: State, one: Alteration, node_id: int, *, is_incremental: bool)
         raise Refusal(ErrorCode.INVALID_REQUEST, "a setting is named more than once for the resource")
     unset = [change.name for change in one.changes if change.value is None and change.operation != Operation.DELETE]
     if unset:
-        raise Refusal(ErrorCode.INVALID_REQUEST, f"null is no value for {', '.join(unset)}")
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"null is no value for {configs.brief(', '.join(unset))}")
     if check_resource(state, one.resource_type, one.resource_name, node_id) is ResourceType.TOPIC:
         topic = state.topics[one.resource_name]
         after = _after(topic.configs if is_incremental else {}, topic.configs, one.changes, TOPIC_SETTINGS)
@@ -150,7 +149,9 @@ def _after(
         elif operation in (Operation.APPEND, Operation.SUBTRACT):
             setting = settings.get(name)
             if setting is None or setting.kind is not Kind.LIST:
-                raise Refusal(ErrorCode.INVALID_CONFIG, f"{name} is not a list: nothing can be added or taken away")
+                raise Refusal(
+                    ErrorCode.INVALID_CONFIG, f"{configs.brief(name)} is not a list: nothing can be added or taken away"
+                )
             listed = _elements(before.get(name, setting.default or ""))
             given = _elements(value or "")
             if operation == Operation.APPEND:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from oncelog.model.ids import LogId
 from oncelog.model.limits import (
     PARTITIONS_MAX,
     PARTITIONS_PER_TOPIC_MAX,
+    RESOURCES_PER_REQUEST_MAX,
     TOPIC_NAME_CHARACTERS_MAX,
     TOPICS_MAX,
 )
@@ -56,6 +57,17 @@ def check_name(name: str) -> None:
     else:
         return
     raise Refusal(ErrorCode.INVALID_TOPIC_EXCEPTION, why)
+
+
+def check_named_once(count: int, total: int) -> None:
+    """Whether a request may name a resource ``count`` times and ``total`` resources in all. Raises Refusal."""
+    if total > RESOURCES_PER_REQUEST_MAX:
+        raise Refusal(
+            ErrorCode.POLICY_VIOLATION,
+            f"{total} topics or resources in one request; send at most {RESOURCES_PER_REQUEST_MAX} at once",
+        )
+    if count > 1:
+        raise Refusal(ErrorCode.INVALID_REQUEST, "it is named more than once in the request")
 
 
 # -- topics are made --------------------------------------------------------------------------------------------------
@@ -107,8 +119,7 @@ def decide_create_topics(
     results: dict[str, dict[str, Any]] = {}
     for topic in wanted:
         try:
-            if counts[topic.name] > 1:
-                raise Refusal(ErrorCode.INVALID_REQUEST, "the topic is named more than once in the request")
+            check_named_once(counts[topic.name], len(wanted))
             results[topic.name] = _create(draft, topic, node_id, now_ms)
         except Refusal as no:
             results[topic.name] = {
@@ -162,7 +173,7 @@ def _create(draft: _Draft, wanted: NewTopic, node_id: int, now_ms: int) -> dict[
 def _given_configs(wanted: NewTopic) -> dict[str, str]:
     unset = [name for name, value in wanted.configs if value is None]
     if unset:
-        raise Refusal(ErrorCode.INVALID_CONFIG, f"null is no value for {', '.join(unset)}")
+        raise Refusal(ErrorCode.INVALID_CONFIG, f"null is no value for {configs.brief(', '.join(unset))}")
     own = {name: value for name, value in wanted.configs if value is not None}
     _check(own)
     return own
@@ -235,8 +246,7 @@ def decide_create_partitions(
     for more in wanted:
         code, why = ErrorCode.NONE, None
         try:
-            if counts[more.topic] > 1:
-                raise Refusal(ErrorCode.INVALID_REQUEST, "the topic is named more than once in the request")
+            check_named_once(counts[more.topic], len(wanted))
             _grow(draft, more, node_id)
         except Refusal as no:
             code, why = no.code, no.why
@@ -248,7 +258,7 @@ def decide_create_partitions(
 def _grow(draft: _Draft, more: MorePartitions, node_id: int) -> None:
     topic = draft.state.topics.get(more.topic)
     if topic is None:
-        raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"no topic {more.topic!r}")
+        raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"no topic {configs.brief(more.topic)!r}")
     added = more.partitions - len(topic.logs)
     if added <= 0:
         raise Refusal(
@@ -284,23 +294,24 @@ def decide_delete_topics(state: State, wanted: Sequence[OldTopic]) -> Decision:
     Pending offsets stay with their transaction (rule O5). A transaction that is open on the topic simply has one log less.
     """
     counts = Counter(_topic_of(state, old) for old in wanted)
-    rows: list[Row] = []
+    deleted: dict[str, Row] = {}
     results: list[dict[str, Any]] = []
     refused: set[OldTopic] = set()
     for old in wanted:
         name, topic_id, code, why = old.name, old.id, ErrorCode.NONE, None
         try:
-            topic = _deletable(state, old, is_repeated=counts[_topic_of(state, old)] > 1)
+            check_named_once(counts[_topic_of(state, old)], len(wanted))
+            topic = _deletable(state, old)
             name, topic_id = topic.name, topic.id
-            rows.append(TopicDeleted(name))
-            rows += _offsets_of(state, name)
+            deleted[name] = TopicDeleted(name)
         except Refusal as no:
             if old in refused:
                 continue
             refused.add(old)
             code, why = no.code, no.why
         results.append({"name": name, "topic_id": topic_id, "error_code": code, "error_message": why})
-    return Decision(rows=tuple(rows), reply={"throttle_time": 0, "responses": results})
+    rows = (*deleted.values(), *_offsets_of(state, deleted.keys()))
+    return Decision(rows=rows, reply={"throttle_time": 0, "responses": results})
 
 
 def _topic_of(state: State, old: OldTopic) -> str | UUID | None:
@@ -310,28 +321,29 @@ def _topic_of(state: State, old: OldTopic) -> str | UUID | None:
     return state.topic_names.get(old.id, old.id) if old.id is not None else None
 
 
-def _deletable(state: State, old: OldTopic, *, is_repeated: bool) -> Topic:
+def _deletable(state: State, old: OldTopic) -> Topic:
     if (old.name is None) == (old.id is None):
         raise Refusal(ErrorCode.INVALID_REQUEST, "name each topic either by its name or by its id")
     if not state.settings.is_deletion_allowed:
         raise Refusal(ErrorCode.TOPIC_DELETION_DISABLED, "delete.topic.enable is false")
-    if is_repeated:
-        raise Refusal(ErrorCode.INVALID_REQUEST, "the topic is named more than once in the request")
     if old.id is not None and old.id not in state.topic_names:
         raise Refusal(ErrorCode.UNKNOWN_TOPIC_ID, f"no topic has the id {old.id}")
     name = old.name if old.name is not None else state.topic_names[old.id] if old.id is not None else ""
     topic = state.topics.get(name)
     if topic is None:
-        raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"no topic {name!r}")
+        raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"no topic {configs.brief(name)!r}")
     return topic
 
 
-def _offsets_of(state: State, name: str) -> list[Row]:
+def _offsets_of(state: State, names: Set[str]) -> list[Row]:
+    """Rows that delete what groups have committed for some topics."""
+    if not names:
+        return []
     return [
         GroupOffsetDeleted(group, at.topic, at.partition)
         for group, offsets in state.offsets.committed.items()
         for at in offsets
-        if at.topic == name
+        if at.topic in names
     ]
 
 

@@ -19,6 +19,8 @@ from oncelog.model.errors import SettingError
 
 Configs: TypeAlias = Mapping[str, str]
 
+#: Characters of a client's text that a message repeats; longer names are not looked for among the settings.
+_REPEATED_MAX: Final = 100
 _BOUNDS: Final[dict[Kind, int]] = {Kind.SHORT: 2**15, Kind.INT: 2**31, Kind.LONG: 2**63}
 
 
@@ -110,6 +112,11 @@ def _broker_settings(value: _Value) -> BrokerSettings:
     )
 
 
+def brief(text: str) -> str:
+    """A client's text as a message repeats it: a reply must not grow with what is wrong in a request."""
+    return text if len(text) <= _REPEATED_MAX else text[:_REPEATED_MAX] + "…"
+
+
 # -- checking ---------------------------------------------------------------------------------------------------------
 
 
@@ -119,17 +126,17 @@ def parse(setting: Setting, text: str) -> bool | int | float | str | tuple[str, 
     try:
         value = _converted(setting.kind, text)
     except ValueError:
-        raise SettingError(f"{setting.name}={text}: {_wanted(setting)}.") from None
+        raise SettingError(f"{setting.name}={brief(text)}: {_wanted(setting)}.") from None
     if isinstance(value, tuple | str):
         wrong = [one for one in (value if isinstance(value, tuple) else (value,)) if one not in setting.choices]
         if setting.choices and wrong:
-            raise SettingError(f"{setting.name}={text}: {_wanted(setting)}.")
+            raise SettingError(f"{setting.name}={brief(text)}: {_wanted(setting)}.")
     elif not isinstance(value, bool):
         bound = _BOUNDS.get(setting.kind)
         low = -bound if bound and setting.low is None else setting.low
         high = bound - 1 if bound and setting.high is None else setting.high
         if (low is not None and value < low) or (high is not None and value > high):
-            raise SettingError(f"{setting.name}={text}: {_wanted(setting)}.")
+            raise SettingError(f"{setting.name}={brief(text)}: {_wanted(setting)}.")
     return value
 
 
@@ -184,10 +191,10 @@ def unknown(name: str, known: Mapping[str, Setting], what: str) -> SettingError:
             topics = [setting.name for setting in TOPIC_SETTINGS.values() if name in setting.synonyms]
             meant = f"a topic's is {topics[0]}" if topics else "that is a broker setting; set it on the broker"
     else:
-        close = get_close_matches(name, known, n=1, cutoff=0.6)
+        close = get_close_matches(name, known, n=1, cutoff=0.6) if len(name) <= _REPEATED_MAX else []
         meant = f"did you mean {close[0]}" if close else "docs/settings.md lists all"
     end = "?" if meant.startswith("did") else "."
-    return SettingError(f"{what} has no setting {name!r}: {meant}{end}")
+    return SettingError(f"{what} has no setting {brief(name)!r}: {meant}{end}")
 
 
 def check_topic(topic: Configs) -> None:

@@ -237,6 +237,18 @@ def test_topics_are_only_made_if_client_and_broker_want_it() -> None:
     assert codes(Desk().ask(METADATA, 4, **asked).topics) == [0]
 
 
+def test_each_topic_is_shown_once() -> None:
+    """Law 8: a short request that names a large topic a thousand times doesn't get a huge reply."""
+    desk = Desk()
+    desk.create("t", partitions=10)
+    reply = desk.ask(METADATA, 9, topics=[{"name": "t"}, {"name": "a/b"}] * 1_000)
+    assert [(topic.name, len(topic.partitions)) for topic in reply.topics] == [("t", 10), ("a/b", 0)]
+    resource = {"resource_type": 2, "resource_name": "t", "configuration_keys": None}
+    reply = desk.ask(32, 4, resources=[resource] * 3)
+    assert codes(reply.results) == [ErrorCode.INVALID_REQUEST] * 3
+    assert reply.results[0].configs == ()
+
+
 def test_operations_are_told_on_request() -> None:
     desk = Desk()
     desk.create("a")

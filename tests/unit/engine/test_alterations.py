@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.engine.world import World, everything
 
+from oncelog.engine import catalog
 from oncelog.engine.alterations import Alteration, Change, Operation, ResourceType, decide_alter_configs
 from oncelog.model.errors import ErrorCode
 from oncelog.model.rows import BrokerConfig
@@ -173,6 +174,19 @@ def test_validation_changes_nothing() -> None:
     world.topic("t")
     assert alter(world, topic("t", Change("retention.ms", "5")), validate_only=True) == [0]
     assert world.state.topics["t"].configs == {}
+
+
+def test_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 8."""
+    monkeypatch.setattr(catalog, "RESOURCES_PER_REQUEST_MAX", 1)
+    world = World()
+    world.topic("t")
+    assert alter(world, topic("t"), broker()) == [ErrorCode.POLICY_VIOLATION, ErrorCode.POLICY_VIOLATION]
+    for change in (Change("x" * 9_999, "1", APPEND), Change("x" * 9_999, None), Change("x" * 9_999, "1")):
+        decision = decide_alter_configs(
+            world.state, [topic("t", change)], node_id=NODE, validate_only=False, is_incremental=True
+        )
+        assert len(decision.reply["responses"][0]["error_message"]) < 300
 
 
 def test_one_request_is_one_decision() -> None:

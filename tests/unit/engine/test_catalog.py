@@ -152,6 +152,24 @@ def test_topics_and_partitions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert codes == [0, ErrorCode.POLICY_VIOLATION]
 
 
+def test_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 8: one request can't hold the loop for long, nor can one name make a long reply."""
+    monkeypatch.setattr(catalog, "RESOURCES_PER_REQUEST_MAX", 2)
+    world = World()
+    assert {int(one["error_code"]) for one in create(world, new("a"), new("b"), new("c")).values()} == {44}
+    assert {int(one["error_code"]) for one in create(world, new("a"), new("b")).values()} == {0}
+    assert {code for *_, code in delete(world, *map(OldTopic, "abc"))} == {44}
+    assert set(grow(world, *(MorePartitions(name, 2) for name in "abc")).values()) == {44}
+    for reply in (
+        decide_create_topics(world.state, [new("x" * 9_999)], node_id=1, validate_only=False, now_ms=0).reply["topics"],
+        decide_delete_topics(world.state, [OldTopic("x" * 9_999)]).reply["responses"],
+        decide_create_partitions(world.state, [MorePartitions("x" * 9_999, 2)], node_id=1, validate_only=False).reply[
+            "results"
+        ],
+    ):
+        assert len(reply[0]["error_message"]) < 300
+
+
 def grow(world: World, *wanted: MorePartitions, validate_only: bool = False) -> dict[str, int]:
     decision = decide_create_partitions(world.state, wanted, node_id=NODE, validate_only=validate_only)
     reply = world.apply(decision)

@@ -120,6 +120,15 @@ def test_only_some_settings_change_while_running() -> None:
         check_dynamic({"transaction.max.timeout.ms": "1"})
 
 
+@pytest.mark.parametrize("configs", [{"x" * 1_000_000: "1"}, {"retention.ms": "x" * 1_000_000}])
+def test_what_a_peer_sends_does_not_grow_the_message(configs: dict[str, str]) -> None:
+    """Law 8: a megabyte of nonsense makes a short sentence, and no long search."""
+    for check in (check_topic, check_static):
+        with pytest.raises(SettingError) as refused:
+            check(configs)
+        assert len(str(refused.value)) < 300
+
+
 def test_compaction_lags_must_fit_together() -> None:
     check_topic({"min.compaction.lag.ms": "5", "max.compaction.lag.ms": "5"})
     with pytest.raises(SettingError, match="is above"):

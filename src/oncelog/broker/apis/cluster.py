@@ -99,6 +99,7 @@ class TopicPieces:
 #: Versions that clients in use send at the same time; more only makes pieces be encoded again.
 _VERSIONS_KEPT: Final = 4
 _PIECES_KEPT_MIN: Final = 1_000
+_NULL_NAME_VERSION: Final = 12
 
 
 def metadata(broker: Broker, call: Call) -> None:
@@ -122,15 +123,15 @@ def metadata(broker: Broker, call: Call) -> None:
     else:
         _make_missing(broker, call)
         pieces = []
-        for asked in request.topics:
-            found = _find(broker, call, asked.name, given_id(getattr(asked, "topic_id", None)))
+        # Each topic once, however often it is named: a short request must not ask for a huge reply.
+        for name, topic_id in dict.fromkeys(
+            (one.name, given_id(getattr(one, "topic_id", None))) for one in request.topics
+        ):
+            found = _find(broker, call, name, topic_id)
             if isinstance(found, Topic):
                 pieces.append(shown(found))
             else:
-                name, topic_id, code = found
-                if version < 12:
-                    name = name or ""
-                pieces.append(topic_piece(version, name, topic_id, 0, leader_id=broker.node_id, error_code=code))
+                pieces.append(_missing_piece(version, *found))
     with_cluster = getattr(request, "include_cluster_authorized_operations", False)
     body = metadata_reply(
         version,
@@ -141,6 +142,12 @@ def metadata(broker: Broker, call: Call) -> None:
         operations=_CLUSTER_OPERATIONS if with_cluster else OPERATIONS_UNASKED,
     )
     broker.reply_catalog(call, body)
+
+
+def _missing_piece(version: int, name: str | None, topic_id: UUID | None, code: ErrorCode) -> bytes:
+    if version < _NULL_NAME_VERSION:
+        name = name or ""
+    return topic_piece(version, name, topic_id, 0, leader_id=-1, error_code=code)
 
 
 def _find(

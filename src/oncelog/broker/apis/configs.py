@@ -5,6 +5,7 @@ Topics and the broker have settings; log levels, client metrics and groups have 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from oncelog.engine.alterations import (
     check_resource,
     decide_alter_configs,
 )
+from oncelog.engine.catalog import check_named_once
 from oncelog.engine.configs import Shown, Source
 from oncelog.model.errors import ErrorCode, Refusal
 
@@ -32,10 +34,12 @@ def describe_configs(broker: Broker, call: Call) -> None:
     request = call.request
     with_documentation = getattr(request, "include_documentation", False)
     results = []
+    counts = Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
     for resource in request.resources:
         code, why = ErrorCode.NONE, None
         shown: list[Shown] = []
         try:
+            check_named_once(counts[resource.resource_type, resource.resource_name], len(request.resources))
             shown = _shown(broker, resource.resource_type, resource.resource_name)
         except Refusal as no:
             code, why = broker.refused(call, no), no.why
