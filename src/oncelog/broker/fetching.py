@@ -19,7 +19,7 @@ from oncelog.engine.state import Log, Visible
 from oncelog.model.batch import offset_after
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import LogId
-from oncelog.model.limits import FETCH_BYTES_MAX, FETCH_SESSIONS_MAX, FETCHES_WAITING_MAX
+from oncelog.model.limits import FETCH_BYTES_MAX, FETCHES_WAITING_MAX
 from oncelog.wire.hot import FetchedPartition, fetch_reply
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Fetching:
 
     def _read(self, fetch: Waiting) -> tuple[list[tuple[Wanted, FetchedPartition]], bool]:
         """Every partition as it is now, and whether that is enough to answer."""
-        bytes_left = fetch.bytes_max
+        bytes_left = min(fetch.bytes_max, self._broker.state.settings.fetch_bytes_max)
         bytes_read = 0
         is_any_error = False
         partitions: list[tuple[Wanted, FetchedPartition]] = []
@@ -229,7 +229,7 @@ class Fetching:
         self._session_last = self._session_last % (2**31 - 1) + 1
         session = Session(self._session_last, dict(wanted))
         self._sessions[session.id] = session
-        if len(self._sessions) > FETCH_SESSIONS_MAX:
+        if len(self._sessions) > self._broker.state.settings.fetch_sessions_max:
             self._sessions.popitem(last=False)
         return session
 

@@ -61,7 +61,6 @@ class BrokerSettings(NamedTuple):
     retention_check_ms: int = 300_000
     fetch_bytes_max: int = limits.FETCH_BYTES_MAX
     fetch_sessions_max: int = limits.FETCH_SESSIONS_MAX
-    frame_bytes_max: int = limits.FRAME_BYTES_MAX
     connections_max: int = limits.CONNECTIONS_MAX
     partitions_described_max: int = 2_000
 
@@ -106,7 +105,6 @@ def _broker_settings(value: _Value) -> BrokerSettings:
         retention_check_ms=value("log.retention.check.interval.ms"),
         fetch_bytes_max=value("fetch.max.bytes"),
         fetch_sessions_max=value("max.incremental.fetch.session.cache.slots"),
-        frame_bytes_max=value("socket.request.max.bytes"),
         connections_max=value("max.connections"),
         partitions_described_max=value("max.request.partition.size.limit"),
     )
