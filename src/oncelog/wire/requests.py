@@ -24,6 +24,10 @@ from oncelog.wire.checking import Checker, Cut, check_tagged, make_checker, with
 from oncelog.wire.shapes import message_class, shape_of
 
 API_VERSIONS: Final = 18
+METADATA: Final = 3
+#: librdkafka (up to 2.16 at least) asks for all topics with a null array of four zero bytes, also where one byte is null: the
+#: request is read as Kafka reads it, and three bytes are left over.
+_METADATA_BYTES_IGNORED: Final = 3
 _FLEXIBLE_HEADER: Final = 2
 
 _head = struct.Struct(">hhih")
@@ -53,6 +57,8 @@ class _Form(NamedTuple):
     has_flexible_header: bool
     check: Checker
     read: Callable[[Any, int], tuple[Any, int]]
+    #: Bytes that may follow the body and mean nothing.
+    bytes_ignored_max: int = 0
 
 
 _forms: dict[tuple[int, int], _Form] = {}
@@ -95,10 +101,12 @@ def is_flexible(api_key: int, version: int) -> bool:
 
 def _make_form(api_key: int, version: int) -> _Form:
     message = message_class(api_key, version, "request")
+    has_flexible_header = message.__header_schema__.__version__ == _FLEXIBLE_HEADER
     form = _Form(
-        message.__header_schema__.__version__ == _FLEXIBLE_HEADER,
+        has_flexible_header,
         make_checker(shape_of(message)),
         entity_reader(message),
+        _METADATA_BYTES_IGNORED if has_flexible_header and api_key == METADATA else 0,
     )
     _forms[api_key, version] = form
     return form
@@ -121,6 +129,8 @@ def _read(frame: Any, client_bytes: int, form: _Form) -> tuple[str | None, Any]:
             at += 1
     size = len(frame)
     end = form.check(frame, at, min(size, ARRAY_ELEMENTS_MAX), cuts)
+    if 0 < size - end <= form.bytes_ignored_max:
+        frame, size = frame[:end], end
     if end != size:
         what = f"{size - end} bytes follow" if end < size else "it ends too early"
         raise WireError(f"the request does not fill its frame: {what}")

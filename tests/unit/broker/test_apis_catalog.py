@@ -22,8 +22,9 @@ from oncelog.broker.call import Call, Peer
 from oncelog.engine.decision import Decision
 from oncelog.engine.partitions import decide_append
 from oncelog.model.batch import check_batch
-from oncelog.model.errors import ErrorCode
+from oncelog.model.errors import ErrorCode, WireError
 from oncelog.model.rows import Topic
+from oncelog.wire.requests import read_request
 
 METADATA, DESCRIBE_CONFIGS, API_VERSIONS = 3, 32, 18
 
@@ -247,6 +248,20 @@ def test_each_topic_is_shown_once() -> None:
     reply = desk.ask(32, 4, resources=[resource] * 3)
     assert codes(reply.results) == [ErrorCode.INVALID_REQUEST] * 3
     assert reply.results[0].configs == ()
+
+
+def test_librdkafka_asks_for_all_topics() -> None:
+    """Its null array has four bytes where one is enough; as in Kafka the rest means nothing. More than that is an error."""
+    desk = Desk()
+    desk.create("t")
+    frame = bytes.fromhex("0003000d00000003000772646b61666b610000000000010000")
+    request = read_request(frame, {METADATA: (0, 13)})
+    call = Call(QuietPeer(), METADATA, 13, 3, request.client_id, request.body)
+    desk.broker.route(call)
+    desk.settle()
+    assert [topic.name for topic in read(call).topics] == ["t"]
+    with pytest.raises(WireError, match="4 bytes follow"):
+        read_request(frame + b"\0", {METADATA: (0, 13)})
 
 
 def test_operations_are_told_on_request() -> None:
