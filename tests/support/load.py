@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,25 @@ class IdempotentWriter(Worker):
         }
         for index in range(self._partitions):
             expected = [f"{self._name}/{number}".encode() for number in range(index, self.sent, self._partitions)]
-            assert mine.get(index, []) == expected
+            compare(expected, mine.get(index, []))
         assert len(self.deliveries.acknowledged) == self.sent
+
+
+def compare(expected: list[bytes], found: list[bytes]) -> None:
+    """Fails with what was lost, doubled, unexpected or moved."""
+    if found != expected:
+        counts = Counter(found)
+        lost = [value for value in expected if value not in counts]
+        doubled = [value for value, count in counts.items() if count > 1]
+        foreign = sorted(set(found) - set(expected))
+        raise AssertionError(
+            f"{len(expected)} expected, {len(found)} found; lost {len(lost)} {lost[:5]}, doubled {len(doubled)} "
+            f"{doubled[:5]}, not expected {len(foreign)} {foreign[:5]}, in order: {found == sorted(found, key=_number)}"
+        )
+
+
+def _number(value: bytes) -> int:
+    return int(value.rpartition(b"/")[2])
 
 
 class PairWriter(Worker):

@@ -33,18 +33,24 @@ class RawProducer:
         self.sequences: dict[tuple[str, int], int] = {}
 
     def init(self) -> RawProducer:
+        """As a new instance."""
+        assert self.init_as(-1, -1) == 0
+        return self
+
+    def init_as(self, producer_id: int, epoch: int, *, version: int = 4) -> int:
+        """The error code of InitProducerId from a caller that says it is this one (KIP-360)."""
+        session = {"producer_id": producer_id, "producer_epoch": epoch} if version >= 3 else {}
         reply = self.coordinator.call(
             "init_producer_id",
-            4,
+            version,
             transactional_id=self.transactional_id,
             transaction_timeout=self.timeout_ms,
-            producer_id=-1,
-            producer_epoch=-1,
+            **session,
         )
-        assert reply.error_code == 0
-        self.producer_id, self.epoch = reply.producer_id, reply.producer_epoch
-        self.sequences.clear()
-        return self
+        if reply.error_code == 0:
+            self.producer_id, self.epoch = reply.producer_id, reply.producer_epoch
+            self.sequences.clear()
+        return int(reply.error_code)
 
     def add(self, topic: str, *partitions: int) -> list[int]:
         """The error codes of AddPartitionsToTxn."""
@@ -59,7 +65,7 @@ class RawProducer:
         results = reply.results_by_topic_v3_and_below[0].results_by_partition
         return [int(each.partition_error_code) for each in results]
 
-    def produce(self, topic: str, partition: int, *values: bytes, sequence: int | None = None) -> Any:
+    def produce(self, topic: str, partition: int, *values: bytes, sequence: int | None = None, version: int = 9) -> Any:
         """The partition's part of the reply. Takes the next sequence number unless told otherwise."""
         at = (topic, partition)
         if sequence is None:
@@ -72,7 +78,9 @@ class RawProducer:
             sequence=sequence,
             transactional=self.transactional_id is not None,
         )
-        return produce_bytes(self.leader, topic, partition, data, transactional_id=self.transactional_id)
+        return produce_bytes(
+            self.leader, topic, partition, data, transactional_id=self.transactional_id, version=version
+        )
 
     def add_group(self, group: str) -> int:
         return int(
@@ -86,41 +94,45 @@ class RawProducer:
             ).error_code
         )
 
-    def commit_offset(self, group: str, topic: str, partition: int, offset: int) -> int:
-        """The error code of TxnOffsetCommit."""
+    def commit_offset(
+        self, group: str, topic: str, partition: int, offset: int, *, version: int = 3, **member: Any
+    ) -> int:
+        """The error code of TxnOffsetCommit; ``member`` may hold ``generation_id`` and ``member_id``."""
         reply = self.offsets.call(
             "txn_offset_commit",
-            3,
+            version,
             transactional_id=self.transactional_id,
             group_id=group,
             producer_id=self.producer_id,
             producer_epoch=self.epoch,
-            generation_id=-1,
+            **{"generation_id": -1, **member},
             topics=[{"name": topic, "partitions": [{"partition_index": partition, "committed_offset": offset}]}],
         )
         return int(reply.topics[0].partitions[0].error_code)
 
-    def end(self, *, commit: bool) -> int:
-        """The error code of EndTxn."""
-        return int(
-            self.coordinator.call(
-                "end_txn",
-                3,
-                transactional_id=self.transactional_id,
-                producer_id=self.producer_id,
-                producer_epoch=self.epoch,
-                committed=commit,
-            ).error_code
+    def end(self, *, commit: bool, version: int = 3) -> int:
+        """The error code of EndTxn; from version 5 on the reply's producer id and epoch are taken over."""
+        reply = self.coordinator.call(
+            "end_txn",
+            version,
+            transactional_id=self.transactional_id,
+            producer_id=self.producer_id,
+            producer_epoch=self.epoch,
+            committed=commit,
         )
+        if version >= 5 and reply.error_code == 0:
+            self.producer_id, self.epoch = reply.producer_id, reply.producer_epoch
+            self.sequences.clear()
+        return int(reply.error_code)
 
 
 def produce_bytes(
-    raw: RawClient, topic: str, partition: int, data: bytes, *, transactional_id: str | None = None
+    raw: RawClient, topic: str, partition: int, data: bytes, *, transactional_id: str | None = None, version: int = 9
 ) -> Any:
     """The partition's part of the reply to a Produce of some bytes."""
     reply = raw.call(
         "produce",
-        9,
+        version,
         transactional_id=transactional_id,
         acks=-1,
         timeout=10_000,
