@@ -386,13 +386,17 @@ class Server:
         for connection in list(self._connections):
             self.mark(connection)
 
-    async def close(self, grace_seconds: float = 5.0) -> None:
-        """Accept and read nothing more, wait up to ``grace_seconds`` for the replies that are due, close."""
+    async def close(self, grace_seconds: float = 5.0, release: Callable[[], None] = lambda: None) -> None:
+        """Accept and read nothing more, wait up to ``grace_seconds`` for the replies that are due, close.
+
+        ``release`` is called before the wait: it answers what would keep its client waiting for long.
+        """
         self.is_stopping = True
         for listening in self._listening:
             listening.close()
         for connection in self._connections:
             connection.hold()
+        release()
         deadline = self._loop.time() + grace_seconds
         while any(connection.is_busy for connection in self._connections) and self._loop.time() < deadline:
             await asyncio.sleep(_STOP_POLL_SECONDS)

@@ -279,6 +279,6 @@ class _Default:
         self._data: bytes | None = None
 
     def __call__(self) -> bytes | None:
-        if self._data is None and self._default is not Required:
+        if self._data is None:
             self._data = self._names[self._encode](self._default)
         return self._data

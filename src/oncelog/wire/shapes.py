@@ -84,7 +84,20 @@ def _field(field: Field[Any]) -> FieldShape:
     entity = shape_of(cast("type", value)) if is_dataclass(value) else None
     kind = "entity" if entity is not None else field.metadata["kafka_type"]
     default = Required if field.default is MISSING else plain(field.default)
-    return FieldShape(field.name, kind, entity, is_array, is_nullable, field.metadata.get("tag"), default)
+    tag = field.metadata.get("tag")
+    if default is Required and tag is not None:
+        default = _implicit(kind, entity)
+    return FieldShape(field.name, kind, entity, is_array, is_nullable, tag, default)
+
+
+def _implicit(kind: str, entity: Shape | None) -> Any:
+    """The default of a tagged field that the protocol's definition gives none."""
+    if entity is not None:
+        return {
+            inner.name: _implicit(inner.kind, inner.entity) if inner.default is Required else inner.default
+            for inner in (*entity.fields, *entity.tagged)
+        }
+    return {"string": "", "bytes": b"", "uuid": None}.get(kind, 0)
 
 
 def _without_none(value: Any) -> tuple[Any, bool]:
