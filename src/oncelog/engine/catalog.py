@@ -221,7 +221,7 @@ def _check_nodes(index: int, nodes: Iterable[int], node_id: int) -> None:
     if tuple(nodes) != (node_id,):
         raise Refusal(
             ErrorCode.INVALID_REPLICA_ASSIGNMENT,
-            f"partition {index} is wanted on nodes {list(nodes)}; the only node is {node_id}",
+            f"partition {index} is wanted on nodes {configs.brief(str(list(nodes)))}; the only node is {node_id}",
         )
 
 
