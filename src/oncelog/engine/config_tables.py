@@ -183,6 +183,7 @@ _BROKER: Final = (
     Setting("group.min.session.timeout.ms", INT, "6000", "Shortest session timeout that a member may ask for.", low=1),
     Setting("group.share.max.size", SHORT, "200", _GROUPS_SHARE, low=1),
     Setting("inter.broker.listener.name", STRING, None, _NODES),
+    Setting("inter.broker.protocol.version", STRING, None, _NODES),
     Setting("leader.imbalance.check.interval.seconds", LONG, "300", _NODES, low=1),
     Setting("leader.imbalance.per.broker.percentage", INT, "10", _NODES),
     Setting("listener.security.protocol.map", STRING, "PLAINTEXT:PLAINTEXT", _SECURITY),
@@ -198,7 +199,7 @@ _BROKER: Final = (
     Setting("log.retention.check.interval.ms", LONG, "300000",
             "How often the broker looks for records, producers and transactional ids that are past their time.", low=1),
     Setting("max.connection.creation.rate", INT, str(_INT_MAX), _QUOTAS, low=0, is_dynamic=True),
-    Setting("max.connections", INT, str(limits.CONNECTIONS_MAX), "Connections open at once; more are closed.", low=0),
+    Setting("max.connections", INT, str(limits.CONNECTIONS_MAX), "Connections open at once; more are closed.", low=1),
     Setting("max.connections.per.ip", INT, str(_INT_MAX), _QUOTAS, low=0, is_dynamic=True),
     Setting("max.connections.per.ip.overrides", STRING, "", _QUOTAS, is_dynamic=True),
     Setting("max.incremental.fetch.session.cache.slots", INT, str(limits.FETCH_SESSIONS_MAX), "Fetch sessions kept.",
@@ -265,6 +266,8 @@ _BROKER: Final = (
     Setting("transaction.two.phase.commit.enable", BOOLEAN, "false", "Two-phase commit (KIP-939) is not served."),
     Setting("transactional.id.expiration.ms", INT, "604800000", "How long an unused transactional id is remembered.",
             low=1),
+    Setting("zookeeper.connect", STRING, None, _NODES),
+    Setting("zookeeper.connection.timeout.ms", INT, None, _NODES),
 )
 # fmt: on
 

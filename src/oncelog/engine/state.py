@@ -307,6 +307,7 @@ class State:
 
     def _put_cluster(self, row: Cluster, now_ms: int) -> None:
         del now_ms
+        self.catalog_version += 1
         self.cluster_id = row.id
 
     def _put_log_ids(self, row: LogIds, now_ms: int) -> None:

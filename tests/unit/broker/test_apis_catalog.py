@@ -54,7 +54,7 @@ class SizedStorage(HandStorage):
 class Desk:
     """A broker turned by hand, and a client that speaks any version."""
 
-    def __init__(self, **configs: str) -> None:
+    def __init__(self, *, is_settled: bool = True, **configs: str) -> None:
         self.loop, self.storage = HandLoop(), SizedStorage()
         self.ids = iter(range(1, 1_000))
         self.broker = Broker(
@@ -66,7 +66,8 @@ class Desk:
             configs={name.replace("_", "."): value for name, value in configs.items()},
         )
         self.broker.open()
-        self.settle()
+        if is_settled:
+            self.settle()
 
     def settle(self) -> None:
         """Everything that was appended becomes written and synced."""
@@ -292,6 +293,15 @@ def test_metadata_shows_only_what_is_synced() -> None:
     desk.settle()
     assert len(read(second).topics) == 2
     assert len(read(first).topics) == 1
+
+
+def test_the_cluster_has_one_id() -> None:
+    """D2: nobody is told an id that a crash could take back."""
+    desk = Desk(is_settled=False)
+    calls = [desk.send(METADATA, 12, topics=None), desk.send(60, 2)]
+    assert [call.body for call in calls] == [None, None]
+    desk.settle()
+    assert {read(call).cluster_id for call in calls} == {desk.broker.cluster_id}
 
 
 def test_metadata_follows_every_change() -> None:

@@ -209,7 +209,7 @@ def describe_cluster(broker: Broker, call: Call) -> None:
         code = ErrorCode.MISMATCHED_ENDPOINT_TYPE if is_controller else ErrorCode.UNSUPPORTED_ENDPOINT_TYPE
         why = "this is a broker; ask it for brokers, endpoint type 1"
         tree |= {"error_code": code, "error_message": why, "controller_id": -1, "brokers": []}
-    broker.answer(call, tree)
+    broker.answer_catalog(call, tree)
 
 
 def describe_topic_partitions(broker: Broker, call: Call) -> None:
