@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from collections.abc import Callable
 
+from tests.support.batches import Batch
 from tests.support.fixtures import Broker
 from tests.support.raw import RawClient
 from tests.support.raw_producer import (
@@ -67,6 +69,25 @@ def test_all_partitions_of_a_transaction_become_visible_at_once(broker: Broker, 
         watcher.join(20)
     assert len({tuple(stable) for stable in seen}) > 5, "the watcher saw too little to judge"
     assert [stable for stable in seen if len(set(stable)) > 1] == []
+
+
+def shown_up_to(raw: RawClient, topic: str, offset: int) -> list[Batch]:
+    """What read_uncommitted sees when it sees ``offset``: open data is acknowledged before it is shown (D2)."""
+    deadline = time.monotonic() + 5
+    while (part := fetch(raw, topic, 0, isolation=READ_UNCOMMITTED)).high_watermark < offset:
+        assert time.monotonic() < deadline, "open data is never synced"
+    return fetched(part)
+
+
+def test_open_data_is_shown_soon(raw: RawClient, unique: Unique) -> None:
+    """D2: what an open transaction has written is synced, and so shown to read_uncommitted, within flush.interval.ms."""
+    topic = create_topic(raw, unique("topic"))
+    producer = RawProducer(raw, unique("id")).init()
+    producer.add(topic, 0)
+    producer.produce(topic, 0, b"open")
+    started = time.monotonic()
+    assert [each.base_offset for each in shown_up_to(raw, topic, 1)] == [0]
+    assert time.monotonic() - started < 1
 
 
 def test_the_last_stable_offset(raw: RawClient, unique: Unique) -> None:
@@ -182,7 +203,7 @@ def test_list_offsets_by_isolation(raw: RawClient, unique: Unique) -> None:
     plain.produce(topic, 0, b"0", b"1")
     producer.add(topic, 0)
     producer.produce(topic, 0, b"2")
-    open_ms = fetched(fetch(raw, topic, 0, isolation=READ_UNCOMMITTED))[-1].timestamp_max
+    open_ms = shown_up_to(raw, topic, 3)[-1].timestamp_max
 
     def offset(timestamp: int, isolation: int) -> int:
         return list_offset(raw, topic, 0, timestamp, isolation=isolation)[0]

@@ -14,7 +14,7 @@ READ_SECONDS_MAX = 30.0
 
 #: Quick to come back after a cut connection or a restart of the broker. Librdkafka's "rebootstrap" is off: when its only
 #: broker was away, it may go on to use the handle that it has given up, and send_offsets_to_transaction never returns.
-_QUICK = {
+_QUICK: dict[str, Any] = {
     "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 200,
     "retry.backoff.ms": 20,
