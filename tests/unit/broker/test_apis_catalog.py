@@ -561,7 +561,9 @@ def test_pages_are_bounded_by_the_broker() -> None:
     desk = Desk(max_request_partition_size_limit="2")
     desk.create("a", partitions=3)
     assert described(desk, 100, None) == ([("a", [0, 1], 0)], ("a", 2))
-    (partition, _) = desk.ask(75, 0, topics=[], response_partition_limit=2, cursor=None).topics[0].partitions
+    (topic,) = desk.ask(75, 0, topics=[], response_partition_limit=2, cursor=None).topics
+    assert topic.topic_authorized_operations > 0
+    (partition, _) = topic.partitions
     assert (partition.leader_id, partition.isr_nodes, partition.eligible_leader_replicas) == (1, (1,), ())
 
 
