@@ -83,6 +83,7 @@ class _Draft:
         self.partitions = len(state.logs)
         self.log_id_next = state.log_id_next
         self._names: dict[str, str] | None = None
+        self._shown: dict[frozenset[tuple[str, str]], list[dict[str, Any]]] = {}
 
     def take_logs(self, count: int) -> tuple[LogId, ...]:
         """Numbers for so many new partitions. Raises Refusal(POLICY_VIOLATION) above the bound."""
@@ -95,6 +96,22 @@ class _Draft:
         self.partitions += count
         self.log_id_next = LogId(first + count)
         return tuple(LogId(number) for number in range(first, first + count))
+
+    def shown(self, own: dict[str, str]) -> list[dict[str, Any]]:
+        """The settings of a new topic as the reply shows them; most topics of a request have the same."""
+        key = frozenset(own.items())
+        if key not in self._shown:
+            self._shown[key] = [
+                {
+                    "name": one.setting.name,
+                    "value": one.value,
+                    "read_only": False,
+                    "config_source": one.source,
+                    "is_sensitive": False,
+                }
+                for one in configs.show_topic(self.state.static_configs, self.state.dynamic_configs, own)
+            ]
+        return self._shown[key]
 
     def check_collision(self, name: str) -> None:
         """'a.b' and 'a_b' would share their metrics' names in Kafka: only one of them may exist."""
@@ -157,16 +174,7 @@ def _create(draft: _Draft, wanted: NewTopic, node_id: int, now_ms: int) -> dict[
         "error_message": None,
         "num_partitions": partitions,
         "replication_factor": 1,
-        "configs": [
-            {
-                "name": shown.setting.name,
-                "value": shown.value,
-                "read_only": False,
-                "config_source": shown.source,
-                "is_sensitive": False,
-            }
-            for shown in configs.show_topic(state.static_configs, state.dynamic_configs, own)
-        ],
+        "configs": draft.shown(own),
     }
 
 
