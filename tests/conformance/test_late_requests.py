@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
+from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import (
     committed,
     consumer,
@@ -20,7 +21,7 @@ from tests.support.fixtures import Broker
 from tests.support.messages import error_codes
 from tests.support.proxy import Proxy, Trap
 from tests.support.raw import RawClient
-from tests.support.raw_producer import RawProducer, committed_offset, transaction_state
+from tests.support.raw_producer import RawProducer, committed_offset, fetch, transaction_state, values
 from tests.support.raw_producer import create_topic as create_raw_topic
 
 Unique = Callable[[str], str]
@@ -56,8 +57,8 @@ def was_refused(held: Trap, code: int) -> None:
     assert set(error_codes(reply)) == {code}
 
 
-def produce(writer: Producer, topic: str, *values: bytes, partition: int = 0) -> None:
-    for value in values:
+def produce(writer: Producer, topic: str, *sent: bytes, partition: int = 0) -> None:
+    for value in sent:
         writer.produce(topic, value, partition=partition)
     assert writer.flush(20) == 0
 
@@ -199,3 +200,28 @@ def test_a_new_epoch_begins_on_any_connection(broker: Broker, raw: RawClient, un
         assert second.produce(topic, 0, b"one").error_code == 0
         assert second.end(commit=True) == 0
     assert values_of(read_all(broker.bootstrap, topic)) == [b"one"]
+
+
+def test_a_request_whose_client_has_gone_is_dropped(own_broker: BrokerProcess, unique: Unique) -> None:
+    """D4: the broker was busy while a client sent EndTxn, gave up and closed; the transaction is still its own to end."""
+    transactional_id = unique("id")
+    with RawClient(own_broker.port) as raw, RawClient(own_broker.port) as other:
+        topic = create_raw_topic(other, unique("topic"))
+        writer = RawProducer(raw, transactional_id).init()
+        assert writer.add(topic, 0) == [0]
+        own_broker.pause()
+        raw.post(
+            "end_txn",
+            3,
+            transactional_id=transactional_id,
+            producer_id=writer.producer_id,
+            producer_epoch=writer.epoch,
+            committed=False,
+        )
+        raw.close()
+        own_broker.resume()
+        assert transaction_state(other, transactional_id) == "Ongoing"
+        writer.coordinator = writer.leader = other
+        assert writer.produce(topic, 0, b"one").error_code == 0
+        assert writer.end(commit=True) == 0
+        assert values(fetch(other, topic, 0)) == [b"one"]
