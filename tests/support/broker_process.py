@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
@@ -21,13 +22,29 @@ STOP_SECONDS_MAX = 20.0
 BOOTSTRAP_VARIABLE = "ONCELOG_TEST_BOOTSTRAP"
 
 
+def free_port() -> int:
+    """A free port that the system gives to no client: one of those would take it while the broker is down.
+
+    (A client that connects again and again from such ports may even meet itself.)
+    """
+    for port in random.sample(range(15_000, 32_000), 200):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
 class BrokerProcess:
-    """One broker over all its lives. The first start takes any free port, later ones the same port again."""
+    """One broker over all its lives, always on the same port."""
 
     def __init__(self, folder: Path, *, options: Sequence[str] = ()) -> None:
         self.folder = folder
         self.options = list(options)
-        self.port = 0
+        self.port = free_port()
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
