@@ -17,9 +17,9 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import by_partition as by_partition_of_messages
 from tests.support.confluent import create_topic, read_all
 from tests.support.confluent import producer as confluent_producer
-from tests.support.fixtures import Broker
+from tests.support.fixtures import Broker, ignores_forgotten_sockets
 
-pytestmark = pytest.mark.client("aiokafka")
+pytestmark = [pytest.mark.client("aiokafka"), ignores_forgotten_sockets]
 
 Unique = Callable[[str], str]
 

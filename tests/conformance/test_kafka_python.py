@@ -11,11 +11,12 @@ import pytest
 from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import by_partition as by_partition_of_messages
 from tests.support.confluent import create_topic, read_all
-from tests.support.fixtures import Broker
+from tests.support.fixtures import Broker, ignores_forgotten_sockets
 from tests.support.kafka_python import kafka
 
 pytestmark = [
     pytest.mark.client("kafka-python"),
+    ignores_forgotten_sockets,
     # of the client's own making: resources read by an old way, when it meets an API for the first time
     pytest.mark.filterwarnings("ignore:read_text is deprecated:DeprecationWarning"),
 ]

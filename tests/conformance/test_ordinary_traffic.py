@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import by_partition, committed, create_topic, read_all
-from tests.support.fixtures import Broker
+from tests.support.fixtures import Broker, ignores_forgotten_sockets
 from tests.support.proxy import Proxy
 from tests.support.transactors import TRANSACTORS, Transactor
 
@@ -18,6 +18,8 @@ PARTITIONS = 3
 TRANSACTIONS = 48
 CONCURRENT_TRANSACTIONS, NOT_LEADER_OR_FOLLOWER = 51, 6
 APIS = ("produce", "add_partitions_to_txn", "add_offsets_to_txn", "txn_offset_commit", "end_txn")
+
+pytestmark = ignores_forgotten_sockets
 
 clients = pytest.mark.parametrize(
     "client", [pytest.param(name, marks=pytest.mark.client(name)) for name in TRANSACTORS]
