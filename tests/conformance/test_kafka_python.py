@@ -197,40 +197,51 @@ def test_a_rebalance_in_the_middle(broker: Broker, unique: Unique) -> None:
         for number in range(40):
             producer.send(source, b"%d" % number, partition=number % 2)
         producer.flush(10)
-    settings = {"group_id": group, "session_timeout_ms": 6000, "heartbeat_interval_ms": 100}
+    settings = {"group_id": group, "session_timeout_ms": 6000, "heartbeat_interval_ms": 100, "max_poll_records": 10}
     with (
         producing(bootstrap, unique("one")) as one,
         producing(bootstrap, unique("two")) as two,
-        consuming(bootstrap, source, max_poll_records=10, **settings) as first,
-        consuming(bootstrap, source, max_poll_records=10, **settings) as second,
+        consuming(bootstrap, source, **settings) as first,
     ):
         batch = poll(first)
         stale = first.group_metadata()
         one.begin_transaction()
         send(one, target, batch)
-        deadline = time.monotonic() + 20
-        while not (first.assignment() and second.assignment() and not first.assignment() & second.assignment()):
-            assert time.monotonic() < deadline, "no rebalance"
-            second.poll(50, max_records=1)
-            first.poll(50, max_records=1)
-        with pytest.raises(KafkaError):
-            one.send_offsets_to_transaction(offsets_after(batch), stale)
-        one.abort_transaction()
-        for member in (first, second):
-            for at in member.assignment():
-                member.seek(at, member.committed(at) or 0)
-        copied = 0
-        while copied < 40:
-            assert time.monotonic() < deadline, f"only {copied} of 40 copied"
-            for member, producer in ((first, one), (second, two)):
-                batch = member.poll(50)
-                if batch:
-                    producer.begin_transaction()
-                    send(producer, target, batch)
-                    producer.send_offsets_to_transaction(offsets_after(batch), member.group_metadata())
-                    producer.commit_transaction()
-                    copied += sum(map(len, batch.values()))
+        with consuming(bootstrap, source, **settings) as second:
+            share(first, second)
+            with pytest.raises(KafkaError):
+                one.send_offsets_to_transaction(offsets_after(batch), stale)
+            one.abort_transaction()
+            for member in (first, second):
+                for at in member.assignment():
+                    member.seek(at, member.committed(at) or 0)
+            copy_all({first: one, second: two}, target, 40)
     assert by_partition(read(bootstrap, target, 2)) == by_partition(read(bootstrap, source, 2))
+
+
+def share(first: Any, second: Any) -> None:
+    """Poll both until each has its part."""
+    deadline = time.monotonic() + 20
+    while not (first.assignment() and second.assignment() and not first.assignment() & second.assignment()):
+        assert time.monotonic() < deadline, "no rebalance"
+        second.poll(50, max_records=1)
+        first.poll(50, max_records=1)
+
+
+def copy_all(members: dict[Any, Any], target: str, count: int) -> None:
+    """Each member copies with its producer, until ``count`` records are copied."""
+    copied = 0
+    deadline = time.monotonic() + 20
+    while copied < count:
+        assert time.monotonic() < deadline, f"only {copied} of {count} copied"
+        for member, producer in members.items():
+            batch = member.poll(50)
+            if batch:
+                producer.begin_transaction()
+                send(producer, target, batch)
+                producer.send_offsets_to_transaction(offsets_after(batch), member.group_metadata())
+                producer.commit_transaction()
+                copied += sum(map(len, batch.values()))
 
 
 def poll(consumer: Any) -> dict[Any, list[Any]]:

@@ -273,14 +273,50 @@ def test_pending_offsets(raw: RawClient, topic: str, writer: RawProducer, unique
     assert committed_offset(raw, group, topic, 0, stable=True) == (NONE, 7)
 
 
-def test_offsets_of_members_that_are_none(topic: str, writer: RawProducer, unique: Unique) -> None:
-    """O2, KIP-447: a generation or a member id that is given is checked."""
+def test_offsets_of_members(raw: RawClient, topic: str, writer: RawProducer, unique: Unique) -> None:
+    """O2, KIP-447: a generation or a member id that is given is checked; without any, offsets are taken as they are."""
     group = unique("group")
     writer.add_group(group)
-    assert writer.commit_offset(group, topic, 0, 5, member_id="nobody") == UNKNOWN_MEMBER_ID
-    assert writer.commit_offset(group, topic, 0, 5, generation_id=3) in (ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID)
-    assert writer.commit_offset(group, topic, 0, 5) == NONE
+    assert writer.commit_offset(group, topic, 0, 5, generation_id=3, member_id="nobody") in (
+        ILLEGAL_GENERATION,
+        UNKNOWN_MEMBER_ID,
+    )
+    member_id, generation_id = join(raw, group)
+    for wrong, code in (
+        ({"generation_id": generation_id, "member_id": "nobody"}, UNKNOWN_MEMBER_ID),
+        ({"generation_id": generation_id + 1, "member_id": member_id}, ILLEGAL_GENERATION),
+        ({"generation_id": generation_id - 1, "member_id": member_id}, ILLEGAL_GENERATION),
+    ):
+        assert writer.commit_offset(group, topic, 0, 6, **wrong) == code
+    assert writer.commit_offset(group, topic, 0, 7) == NONE
+    assert writer.commit_offset(group, topic, 1, 8, generation_id=generation_id, member_id=member_id) == NONE
     assert writer.end(commit=True) == NONE
+    assert [committed_offset(raw, group, topic, index) for index in (0, 1)] == [(NONE, 7), (NONE, 8)]
+
+
+def join(raw: RawClient, group: str) -> tuple[str, int]:
+    """A group of one member: its id and generation."""
+    joined = raw.call(
+        "join_group",
+        3,
+        group_id=group,
+        session_timeout=10_000,
+        rebalance_timeout=10_000,
+        member_id="",
+        protocol_type="consumer",
+        protocols=[{"name": "range", "metadata": b"\0\0\0\0\0\0\0\0\0\0"}],
+    )
+    assert (joined.error_code, joined.leader) == (NONE, joined.member_id)
+    synced = raw.call(
+        "sync_group",
+        2,
+        group_id=group,
+        generation_id=joined.generation_id,
+        member_id=joined.member_id,
+        assignments=[{"member_id": joined.member_id, "assignment": b"mine"}],
+    )
+    assert (synced.error_code, synced.assignment) == (NONE, b"mine")
+    return joined.member_id, joined.generation_id
 
 
 def test_a_marker_fences_partitions(raw: RawClient, topic: str, writer: RawProducer) -> None:
