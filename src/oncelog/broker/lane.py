@@ -101,6 +101,9 @@ class Lane:
         for log in self.state.logs.values():
             if log.offset_start:
                 self.storage.trim(log.id, log.offset_start)
+        for log_id in self.storage.logs():
+            if log_id not in self.state.logs:
+                self.storage.drop(log_id)
         self.arm()
 
     # -- deciding -----------------------------------------------------------------------------------------------------

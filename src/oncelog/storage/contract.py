@@ -87,6 +87,10 @@ class Storage(Protocol):
     def bytes_unsynced(self) -> int:
         """Bytes appended and not yet synced, for the bound in model/limits.py."""
 
+    @property
+    def journal_bytes(self) -> int:
+        """Bytes that the journal has on disk."""
+
     def open(self) -> Recovered:
         """Lock the folder, recover. Raises StorageError with one clear sentence."""
 
@@ -120,6 +124,9 @@ class Storage(Protocol):
 
     def drop(self, log: LogId) -> None:
         """The log is gone for ever."""
+
+    def logs(self) -> Iterable[LogId]:
+        """Every log that something is kept of: after recovery, those that the rows do not know are to be dropped."""
 
     def bytes_retained(self, log: LogId) -> int:
         """Bytes of the log's batches from its start, for retention.bytes and DescribeLogDirs."""

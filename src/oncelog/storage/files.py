@@ -1,0 +1,262 @@
+"""The storage in a folder: journal, indexes and the thread that syncs, put together.
+
+Everything but ``_SyncThread`` runs on the owner's thread. An OSError anywhere becomes a StorageError that is final (law 7): a
+failed sync is never tried again, and the boot id is forgotten, so that the next start ends the transactions it finds open
+(rule D2).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from oncelog.model.errors import StorageError
+from oncelog.model.ids import Position
+from oncelog.storage.contract import Entry, Notify, Recovered, Snapshot
+from oncelog.storage.folder import Folder, sync_folder
+from oncelog.storage.index import LogIndex, Logs
+from oncelog.storage.journal import PLACE_BITS, Journal
+from oncelog.storage.reading import Reading
+from oncelog.storage.recovery import JournalReader
+
+Durability = Literal["fsync", "written"]
+#: durability=written: after so many bytes the disk is given them all the same.
+_LAZY_BYTES = 16 * 1024 * 1024
+
+
+class _Target(NamedTuple):
+    """What one sync is to make safe."""
+
+    position: Position
+    bytes_appended: int
+    descriptors: list[int]
+    is_folder: bool
+
+
+class FileStorage(Reading):
+    """See the module and the contract. Sizes are in bytes; ``durability`` as in rule D2."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        durability: Durability = "fsync",
+        journal_file_bytes: int = 64 * 1024 * 1024,
+        tail_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self._folder = Folder(Path(folder))
+        self._is_syncing = durability == "fsync"
+        self._journal = Journal(self._folder.journal, journal_file_bytes)
+        self._logs = Logs(tail_bytes)
+        self._appended = self._written = self._synced = self._asked = Position(0)
+        self._bytes_appended = self._bytes_written = self._bytes_synced = self._bytes_asked = 0
+        self._notify: Notify | None = None
+        self._post: Callable[[Callable[[], None]], object] | None = None
+        self._failure: StorageError | None = None
+        self._targets: queue.SimpleQueue[_Target | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_boot_kept = False
+
+    @property
+    def position_appended(self) -> Position:
+        """See the contract."""
+        return self._appended
+
+    @property
+    def position_written(self) -> Position:
+        """See the contract."""
+        return self._written
+
+    @property
+    def position_synced(self) -> Position:
+        """See the contract."""
+        return self._synced
+
+    @property
+    def bytes_unsynced(self) -> int:
+        """See the contract."""
+        return self._bytes_appended - self._bytes_synced
+
+    @property
+    def journal_bytes(self) -> int:
+        """Bytes of the journal's files."""
+        return self._journal.bytes_used
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> Recovered:
+        """See the contract."""
+        self._folder.open()
+        is_same_boot = self._folder.is_same_boot()
+        return Recovered((), self._replay(is_same_boot), is_same_boot)
+
+    def _replay(self, is_same_boot: bool) -> Iterator[tuple[Position, Entry]]:
+        try:
+            reader = JournalReader(self._folder.journal, is_same_boot=is_same_boot)
+            for generation, found in reader.entries():
+                place = generation << PLACE_BITS | found.data_at
+                for batch, length in zip(found.entry.batches, found.lengths, strict=True):
+                    index = self._logs.of(batch[0])
+                    index.append(batch[1], batch[2], batch[3], length, place)
+                    index.tail_first = len(index.offsets)
+                    place += length
+                yield found.position, found.entry
+            self._appended = self._written = self._synced = self._asked = reader.position
+            self._journal.cut(reader.generation, reader.offset)
+        except OSError as error:
+            raise StorageError(
+                f"The journal in {self._folder.journal} can't be read: {error.strerror or error}."
+            ) from error
+
+    def start(self, notify: Notify, post: Callable[[Callable[[], None]], object], snapshot: Snapshot) -> None:
+        """See the contract."""
+        del snapshot
+        self._notify, self._post = notify, post
+        self._thread = threading.Thread(target=self._sync_all, name="oncelog sync", daemon=True)
+        self._thread.start()
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def append(self, entry: Entry) -> Position:
+        """See the contract."""
+        if self._failure is not None:
+            raise self._failure
+        rows, batches = entry
+        before = self._appended
+        place, size = self._journal.append(before + 1, before - self._synced, rows, batches)
+        logs = self._logs
+        for log, offset, offset_next, timestamp_max, data in batches:
+            index = logs.by_id.get(log) or logs.of(log)
+            length = len(data)
+            index.append(offset, offset_next, timestamp_max, length, place)
+            logs.hold(index, data)
+            place += length
+        self._bytes_appended += size
+        self._appended = position = Position(before + 1)
+        return position
+
+    def flush(self) -> None:
+        """See the contract."""
+        if self._failure is not None:
+            raise self._failure
+        if self._written == self._appended:
+            return
+        try:
+            self._journal.flush()
+        except OSError as error:
+            self._failure = StorageError(f"Writing to {self._folder.journal} failed: {error.strerror or error}.")
+            raise self._failure from error
+        self._written, self._bytes_written = self._appended, self._bytes_appended
+        self._logs.bound()
+        if self._is_syncing:
+            return
+        self._synced, self._bytes_synced = self._written, self._bytes_written
+        if self._bytes_written - self._bytes_asked > _LAZY_BYTES or not self._is_boot_kept:
+            self._ask()
+        if self._notify is not None:
+            self._notify.synced(self._synced)
+
+    def sync_soon(self) -> None:
+        """See the contract."""
+        if self._is_syncing and self._asked < self._written and self._failure is None:
+            self._ask()
+
+    def _ask(self) -> None:
+        descriptors, is_folder = self._journal.take_unsynced()
+        self._asked, self._bytes_asked = self._written, self._bytes_written
+        self._targets.put(_Target(self._written, self._bytes_written, descriptors, is_folder))
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _sync_all(self) -> None:
+        """On the thread: one sync covers everything that was asked for meanwhile."""
+        assert self._post is not None
+        is_last = False
+        while not is_last:
+            target = self._targets.get()
+            if target is None:
+                return
+            descriptors, is_folder = set(target.descriptors), target.is_folder
+            while not self._targets.empty():
+                more = self._targets.get()
+                if more is None:
+                    is_last = True
+                    break
+                target, is_folder = more, is_folder or more.is_folder
+                descriptors.update(more.descriptors)
+            try:
+                self._sync(descriptors, is_folder)
+            except OSError as error:
+                failure = StorageError(f"Syncing {self._folder.journal} failed: {error.strerror or error}.")
+                failure.__cause__ = error
+                self._failure = failure
+                self._tell(partial(self._failed, failure))
+                return
+            self._tell(partial(self._finish_sync, target.position, target.bytes_appended))
+
+    def _sync(self, descriptors: set[int], is_folder: bool) -> None:
+        for descriptor in descriptors:
+            os.fdatasync(descriptor)
+        if is_folder:
+            sync_folder(self._folder.journal)
+        if not self._is_boot_kept:
+            self._folder.keep_boot()
+            self._is_boot_kept = True
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        assert self._post is not None
+        try:
+            self._post(what)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            return
+
+    def _finish_sync(self, position: Position, bytes_appended: int) -> None:
+        if not self._is_syncing or self._failure is not None or position <= self._synced:
+            return
+        self._synced, self._bytes_synced = position, bytes_appended
+        if self._notify is not None:
+            self._notify.synced(position)
+
+    def _failed(self, failure: StorageError) -> None:
+        try:
+            self._folder.forget_boot()
+        except OSError as error:
+            failure.add_note(f"The boot id could not be removed: {error}")
+        if self._notify is not None:
+            self._notify.failed(failure)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _read_stored(self, index: LogIndex, start: int, end: int) -> list[bytes | memoryview]:
+        try:
+            return self._journal.read(index.locations[start:end], index.lengths[start:end])
+        except OSError as error:
+            self._failure = StorageError(f"Reading {self._folder.journal} failed: {error.strerror or error}.")
+            raise self._failure from error
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """The journal is all there is yet: nothing is moved."""
+
+    def close(self) -> None:
+        """See the contract. After a failure, only releases the folder."""
+        try:
+            if self._failure is None and self._thread is not None:
+                self.flush()
+                self._ask()
+        finally:
+            if self._thread is not None:
+                self._targets.put(None)
+                self._thread.join()
+                self._thread = None
+            self._journal.close()
+            self._folder.close()
+        if self._failure is not None:
+            return
+        self._synced, self._bytes_synced = self._written, self._bytes_written

@@ -1,0 +1,133 @@
+"""The data folder: one process at a time, one format, one boot of the machine.
+
+``lock`` is held as long as the storage is open and names the process. ``format`` holds the version of everything in the
+folder; a newer one is refused before anything is touched. ``boot`` holds the machine's boot id of when the storage was last
+in use (rule D2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from oncelog.model.errors import StorageError
+
+FORMAT_VERSION: Final = 1
+_FORMAT_FILE: Final = "format"
+_LOCK_FILE: Final = "lock"
+_BOOT_FILE: Final = "boot"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Folder:
+    """The folder and what is directly in it. Every method raises StorageError with one sentence."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = path / "journal"
+        self.segments = path / "segments"
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Check, lock, and make what is missing."""
+        try:
+            self._check_format()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._check_format()
+            self.journal.mkdir(exist_ok=True)
+            self.segments.mkdir(exist_ok=True)
+            if not (self.path / _FORMAT_FILE).exists():
+                write_whole(self.path / _FORMAT_FILE, f"oncelog {FORMAT_VERSION}\n".encode())
+        except OSError as error:
+            self.close()
+            raise StorageError(f"The data folder {self.path} can't be used: {error.strerror or error}.") from error
+        except StorageError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _check_format(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise StorageError(f"The data folder {self.path} is not a folder.")
+        try:
+            text = (self.path / _FORMAT_FILE).read_text(encoding="ascii", errors="replace")
+        except FileNotFoundError:
+            return
+        name, _, version = text.strip().partition(" ")
+        if name != "oncelog" or not version.isdecimal():
+            raise StorageError(f"The data folder {self.path} is not oncelog's: its file 'format' says {text[:80]!r}.")
+        if int(version) > FORMAT_VERSION:
+            raise StorageError(
+                f"The data folder {self.path} has format {version}, this release reads up to {FORMAT_VERSION}: "
+                "use the newer release that wrote it."
+            )
+
+    def _take_lock(self) -> None:
+        descriptor = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).strip().decode("ascii", "replace")
+            os.close(descriptor)
+            by = f"process {holder}" if holder else "another process"
+            raise StorageError(
+                f"The data folder {self.path} is in use by {by}: stop it or use another folder."
+            ) from None
+        self._lock = descriptor
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    # -- the boot of the machine --------------------------------------------------------------------------------------
+
+    def is_same_boot(self) -> bool:
+        """Whether the machine has run since the boot id was kept; False if nothing tells."""
+        now = _boot_id()
+        try:
+            return now != b"" and (self.path / _BOOT_FILE).read_bytes() == now
+        except OSError:
+            return False
+
+    def keep_boot(self) -> None:
+        """Say that the folder is in use in this boot. Raises OSError."""
+        write_whole(self.path / _BOOT_FILE, _boot_id())
+
+    def forget_boot(self) -> None:
+        """After a failed sync the kernel may have lost what was written: the next start must not count on it."""
+        (self.path / _BOOT_FILE).unlink(missing_ok=True)
+
+
+def _boot_id() -> bytes:
+    try:
+        return _BOOT_ID.read_bytes()
+    except OSError:
+        return b""
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """A small file, wholly there or not at all, on disk when this returns."""
+    draft = path.with_name(path.name + ".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    draft.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder safe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,164 @@
+"""The journal's files: appending, the one vectored write, reading back by place.
+
+Files have a fixed size, are preallocated, and are named by their generation, which goes up by one. An entry never spans two
+files: what does not fit into the rest begins the next; one that is larger than a file has a file of its own, as long as it
+needs. Places are given out by ``append``; only ``flush`` does I/O. A place is generation << 36 | offset in the file.
+
+Errors are OSError here; the owner makes them final (law 7).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from oncelog.storage.contract import StoredBatch
+from oncelog.storage.entries import data_at, encode_entry, entry_bytes, tag_of
+
+PLACE_BITS: Final = 36
+_PLACE_MASK: Final = (1 << PLACE_BITS) - 1
+#: Pieces that one vectored write may have (IOV_MAX).
+_PIECES_MAX: Final = 1_024
+#: A read takes everything between two batches of a log if that is not much more than what it wants.
+_GAP_FACTOR: Final = 3
+_GAP_BYTES: Final = 65_536
+
+
+class Journal:
+    """The files from ``generation`` and ``offset`` on. See the module."""
+
+    def __init__(self, folder: Path, file_bytes: int) -> None:
+        self._folder, self._file_bytes = folder, file_bytes
+        self.generation, self.offset = 1, 0
+        self._tag = tag_of(1)
+        self._files: dict[int, int] = {}
+        #: (generation, offset, pieces) to be written, one for each file.
+        self._queue: list[tuple[int, int, list[bytes]]] = []
+        self._parts: list[bytes] | None = None
+        #: Descriptors written since the last ``take_unsynced``, and whether a file was made.
+        self._unsynced: dict[int, int] = {}
+        self._is_folder_unsynced = False
+
+    def path_of(self, generation: int) -> Path:
+        """The file of a generation."""
+        return self._folder / f"{generation:016d}.journal"
+
+    def begin_at(self, generation: int, offset: int) -> None:
+        """Continue there."""
+        self.generation, self.offset = generation, offset
+        self._tag = tag_of(generation)
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes on disk, about."""
+        return len(self._files) * self._file_bytes
+
+    def append(self, position: int, unsynced: int, rows: bytes, batches: Sequence[StoredBatch]) -> tuple[int, int]:
+        """Queue an entry; the place of its first batch, and the entry's bytes."""
+        size = entry_bytes(rows, batches)
+        offset = self.offset
+        if offset + size > self._file_bytes and offset:
+            self.begin_at(self.generation + 1, 0)
+            self._parts, offset = None, 0
+        parts = self._parts
+        if parts is None:
+            parts = self._parts = []
+            self._queue.append((self.generation, offset, parts))
+        encode_entry(parts, position, self._tag, unsynced, rows, batches)
+        self.offset = offset + size
+        return self.generation << PLACE_BITS | offset + data_at(rows, batches), size
+
+    def flush(self) -> None:
+        """Write all that is queued."""
+        queue, self._queue, self._parts = self._queue, [], None
+        for generation, offset, parts in queue:
+            descriptor = self.descriptor(generation)
+            self._unsynced[generation] = descriptor
+            write_all(descriptor, parts, offset)
+
+    def take_unsynced(self) -> tuple[list[int], bool]:
+        """What must be synced to make everything written safe."""
+        taken = list(self._unsynced.values()), self._is_folder_unsynced
+        self._unsynced.clear()
+        self._is_folder_unsynced = False
+        return taken
+
+    def descriptor(self, generation: int) -> int:
+        """The open file of a generation, made if it is new."""
+        descriptor = self._files.get(generation)
+        if descriptor is None:
+            path = self.path_of(generation)
+            is_new = not path.exists()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._files[generation] = descriptor
+            if is_new:
+                self._is_folder_unsynced = True
+                os.posix_fallocate(descriptor, 0, self._file_bytes)
+        return descriptor
+
+    def cut(self, generation: int, offset: int) -> None:
+        """Forget everything from there on, on disk too, and continue there."""
+        for path in self._folder.glob("*.journal"):
+            if int(path.stem) > generation:
+                path.unlink()
+                self._is_folder_unsynced = True
+        self.begin_at(generation, offset)
+        if self.path_of(generation).exists():
+            descriptor = self.descriptor(generation)
+            os.ftruncate(descriptor, offset)
+            if offset < self._file_bytes:
+                os.posix_fallocate(descriptor, 0, self._file_bytes)
+            os.fdatasync(descriptor)
+
+    def read(self, places: Sequence[int], lengths: Sequence[int]) -> list[bytes | memoryview]:
+        """Batches by their places: near ones of one file are read in one go."""
+        pieces: list[bytes | memoryview] = []
+        start = 0
+        while start < len(places):
+            end, wanted = start + 1, lengths[start]
+            generation = places[start] >> PLACE_BITS
+            while end < len(places) and places[end] >> PLACE_BITS == generation:
+                span = places[end] + lengths[end] - places[start]
+                if span > _GAP_BYTES + _GAP_FACTOR * (wanted + lengths[end]):
+                    break
+                wanted += lengths[end]
+                end += 1
+            span = places[end - 1] + lengths[end - 1] - places[start]
+            view = memoryview(read_all(self.descriptor(generation), span, places[start] & _PLACE_MASK))
+            for at in range(start, end):
+                begin = places[at] - places[start]
+                pieces.append(view[begin : begin + lengths[at]])
+            start = end
+        return pieces
+
+    def close(self) -> None:
+        """Close all files."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+
+def write_all(descriptor: int, parts: list[bytes], offset: int) -> None:
+    """Write pieces one after another, in as few calls as the system allows."""
+    for start in range(0, len(parts), _PIECES_MAX):
+        pieces: list[bytes | memoryview] = list(parts[start : start + _PIECES_MAX])
+        while pieces:
+            written = os.pwritev(descriptor, pieces, offset)
+            offset += written
+            while pieces and written >= len(pieces[0]):
+                written -= len(pieces.pop(0))
+            if pieces and written:
+                pieces[0] = memoryview(pieces[0])[written:]
+
+
+def read_all(descriptor: int, size: int, offset: int) -> bytes:
+    """Exactly ``size`` bytes; OSError if the file is shorter."""
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise OSError(f"the file ends {size - len(data)} bytes too early")
+        data += more
+    return data
