@@ -6,11 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies
+from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from oncelog.model.errors import StorageError
@@ -23,6 +23,12 @@ class Told:
     def __init__(self) -> None:
         self.position = 0
         self.failures: list[StorageError] = []
+        self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def turn(self) -> None:
+        """A turn of the loop."""
+        while not self.calls.empty():
+            self.calls.get()()
 
     def synced(self, position: Position) -> None:
         self.position = position
@@ -41,7 +47,7 @@ def opened(storage: Any, rows: Callable[[], list[bytes]] = list) -> tuple[list[b
     chunks = [bytes(chunk) for chunk in recovered.checkpoint]
     entries = list(recovered.entries)
     told = Told()
-    storage.start(told, lambda call: call(), rows)
+    storage.start(told, told.calls.put, rows)
     return chunks, entries, told
 
 
@@ -69,11 +75,13 @@ class Model(RuleBasedStateMachine):
         if self.engine == "memory":
             return MemoryStorage(self.disk)
         durability: Any = self.engine
-        return FileStorage(self.folder / "d", durability=durability, journal_file_bytes=4096, tail_bytes=600)
+        return FileStorage(
+            self.folder / "d", durability=durability, journal_file_bytes=4096, tail_bytes=600, settle_bytes=20_000
+        )
 
     def open(self) -> None:
         self.storage = self.make()
-        chunks, entries, _ = opened(self.storage, lambda: list(self.rows))
+        chunks, entries, self.told = opened(self.storage, lambda: list(self.rows))
         assert chunks + [entry.rows for _, entry in entries] == self.rows
         assert self.storage.position_synced == len(self.rows)
         for log in list(self.storage.logs()):
@@ -104,6 +112,7 @@ class Model(RuleBasedStateMachine):
         if flush:
             self.storage.flush()
             self.storage.sync_soon()
+        self.told.turn()
 
     @rule(log=strategies.integers(1, 3), back=strategies.integers(0, 9))
     def trim(self, log: int, back: int) -> None:
@@ -122,10 +131,13 @@ class Model(RuleBasedStateMachine):
         self.starts.pop(log, None)
         self.storage.drop(LogId(log))
 
-    @rule()
-    def settle(self) -> None:
+    @rule(is_waiting=strategies.booleans())
+    def settle(self, is_waiting: bool) -> None:
         self.storage.flush()
         self.storage.settle()
+        if is_waiting and self.engine != "memory" and self.storage._settler is not None:
+            self.storage._settler.join()
+        self.told.turn()
 
     @rule(is_clean=strategies.booleans())
     def reopen(self, is_clean: bool) -> None:
@@ -133,6 +145,8 @@ class Model(RuleBasedStateMachine):
         if is_clean or self.engine == "memory":
             self.storage.close()
         else:  # as after kill -9: a copy of the folder as it is now
+            if self.storage._settler is not None:
+                self.storage._settler.join()
             shutil.copytree(self.folder / "d", self.folder / "copy")
             self.storage.close()
             shutil.rmtree(self.folder / "d")
@@ -269,6 +283,7 @@ def test_a_full_disk_is_final_and_loses_nothing_acknowledged(
             storage.sync_soon()
             storage._targets.put(None)
             storage._thread.join(10)  # type: ignore[union-attr]
+            told.turn()
             assert len(told.failures) == 1
         with pytest.raises(StorageError):
             storage.append(Entry(b"more", []))

@@ -10,23 +10,29 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import Position
+from oncelog.storage.checkpoint import Place, Plan, read_checkpoint
 from oncelog.storage.contract import Entry, Notify, Recovered, Snapshot
 from oncelog.storage.folder import Folder, sync_folder
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, Journal
 from oncelog.storage.reading import Reading
 from oncelog.storage.recovery import JournalReader
+from oncelog.storage.settling import generations_of, plan_of, settle, settle_beside
 
 Durability = Literal["fsync", "written"]
 #: durability=written: after so many bytes the disk is given them all the same.
 _LAZY_BYTES = 16 * 1024 * 1024
+
+
+#: Journal files that are not needed any more, (descriptor, path): closed by the thread, after the syncs asked for before.
+GivenUp = list[tuple[int, Path]]
 
 
 class _Target(NamedTuple):
@@ -48,6 +54,8 @@ class FileStorage(Reading):
         durability: Durability = "fsync",
         journal_file_bytes: int = 64 * 1024 * 1024,
         tail_bytes: int = 64 * 1024 * 1024,
+        settle_bytes: int = 256 * 1024 * 1024,
+        settle_entries: int = 1_000_000,
     ) -> None:
         self._folder = Folder(Path(folder))
         self._is_syncing = durability == "fsync"
@@ -58,9 +66,13 @@ class FileStorage(Reading):
         self._notify: Notify | None = None
         self._post: Callable[[Callable[[], None]], object] | None = None
         self._failure: StorageError | None = None
-        self._targets: queue.SimpleQueue[_Target | None] = queue.SimpleQueue()
+        self._targets: queue.SimpleQueue[_Target | GivenUp | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_boot_kept = False
+        self._settle_bytes, self._settle_entries = settle_bytes, settle_entries
+        self._snapshot: Snapshot | None = None
+        self._settler: threading.Thread | None = None
+        self._settled, self._bytes_settled = Position(0), 0
 
     @property
     def position_appended(self) -> Position:
@@ -93,11 +105,21 @@ class FileStorage(Reading):
         """See the contract."""
         self._folder.open()
         is_same_boot = self._folder.is_same_boot()
-        return Recovered((), self._replay(is_same_boot), is_same_boot)
-
-    def _replay(self, is_same_boot: bool) -> Iterator[tuple[Position, Entry]]:
         try:
-            reader = JournalReader(self._folder.journal, is_same_boot=is_same_boot)
+            loaded = read_checkpoint(self._folder.path)
+        except OSError as error:
+            raise StorageError(
+                f"The checkpoint in {self._folder.path} can't be read: {error.strerror or error}."
+            ) from error
+        if loaded is None:
+            return Recovered((), self._replay(Place(Position(0), 1, 0), set(), is_same_boot), is_same_boot)
+        self._logs.by_id.update((index.id, index) for index in loaded.indexes)
+        needed = generations_of(plan_of(self._logs))
+        return Recovered(loaded.chunks, self._replay(loaded.place, needed, is_same_boot), is_same_boot)
+
+    def _replay(self, place_from: Place, needed: set[int], is_same_boot: bool) -> Iterator[tuple[Position, Entry]]:
+        try:
+            reader = JournalReader(self._folder.journal, place_from, needed, is_same_boot=is_same_boot)
             for generation, found in reader.entries():
                 place = generation << PLACE_BITS | found.data_at
                 for batch, length in zip(found.entry.batches, found.lengths, strict=True):
@@ -107,6 +129,8 @@ class FileStorage(Reading):
                     place += length
                 yield found.position, found.entry
             self._appended = self._written = self._synced = self._asked = reader.position
+            self._settled = place_from.position
+            self._journal.clean(place_from.generation, needed)
             self._journal.cut(reader.generation, reader.offset)
         except OSError as error:
             raise StorageError(
@@ -115,8 +139,7 @@ class FileStorage(Reading):
 
     def start(self, notify: Notify, post: Callable[[Callable[[], None]], object], snapshot: Snapshot) -> None:
         """See the contract."""
-        del snapshot
-        self._notify, self._post = notify, post
+        self._notify, self._post, self._snapshot = notify, post, snapshot
         self._thread = threading.Thread(target=self._sync_all, name="oncelog sync", daemon=True)
         self._thread.start()
 
@@ -153,6 +176,11 @@ class FileStorage(Reading):
             raise self._failure from error
         self._written, self._bytes_written = self._appended, self._bytes_appended
         self._logs.bound()
+        if (
+            self._bytes_written - self._bytes_settled > self._settle_bytes
+            or self._written - self._settled > self._settle_entries
+        ):
+            self.settle()
         if self._is_syncing:
             return
         self._synced, self._bytes_synced = self._written, self._bytes_written
@@ -175,29 +203,27 @@ class FileStorage(Reading):
 
     def _sync_all(self) -> None:
         """On the thread: one sync covers everything that was asked for meanwhile."""
-        assert self._post is not None
         is_last = False
         while not is_last:
-            target = self._targets.get()
-            if target is None:
-                return
-            descriptors, is_folder = set(target.descriptors), target.is_folder
+            taken = [self._targets.get()]
             while not self._targets.empty():
-                more = self._targets.get()
-                if more is None:
-                    is_last = True
-                    break
-                target, is_folder = more, is_folder or more.is_folder
-                descriptors.update(more.descriptors)
+                taken.append(self._targets.get())
+            is_last = None in taken
+            targets = [one for one in taken if isinstance(one, _Target)]
             try:
-                self._sync(descriptors, is_folder)
+                if targets:
+                    self._sync({d for one in targets for d in one.descriptors}, any(one.is_folder for one in targets))
+                for one in taken:
+                    if isinstance(one, list):
+                        self._journal.recycle(one)
             except OSError as error:
                 failure = StorageError(f"Syncing {self._folder.journal} failed: {error.strerror or error}.")
                 failure.__cause__ = error
                 self._failure = failure
                 self._tell(partial(self._failed, failure))
                 return
-            self._tell(partial(self._finish_sync, target.position, target.bytes_appended))
+            if targets:
+                self._tell(partial(self._finish_sync, targets[-1].position, targets[-1].bytes_appended))
 
     def _sync(self, descriptors: set[int], is_folder: bool) -> None:
         for descriptor in descriptors:
@@ -242,21 +268,76 @@ class FileStorage(Reading):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """The journal is all there is yet: nothing is moved."""
+        """See the contract."""
+        if self._failure is not None or self._settler is not None or self._settled == self._appended:
+            return
+        self.flush()
+        if self._settler is not None:
+            return
+        place, plans, rows = self._plan()
+        self._settler = threading.Thread(
+            target=settle_beside,
+            args=(
+                self._folder.path,
+                self._journal.descriptors(),
+                place,
+                plans,
+                rows,
+                self._tell,
+                partial(self._settle_done, place, plans),
+            ),
+            name="oncelog settling",
+            daemon=True,
+        )
+        self._settler.start()
+
+    def _plan(self) -> tuple[Place, list[Plan], Iterable[bytes]]:
+        assert self._snapshot is not None
+        self._settled, self._bytes_settled = self._written, self._bytes_written
+        place = Place(self._written, self._journal.generation, self._journal.offset)
+        return place, plan_of(self._logs), self._snapshot()
+
+    def _settle_done(self, place: Place, plans: list[Plan], needed: set[int] | StorageError) -> None:
+        self._settler = None
+        if self._failure is not None or self._thread is None:
+            return
+        if isinstance(needed, StorageError):
+            self._failure = needed
+            if self._notify is not None:
+                self._notify.failed(needed)
+            return
+        for plan in plans:
+            plan.log.compact_head()
+        self._ask()
+        given_up = self._journal.keep_only(place.generation, needed)
+        if given_up:
+            self._targets.put(given_up)
 
     def close(self) -> None:
         """See the contract. After a failure, only releases the folder."""
         try:
-            if self._failure is None and self._thread is not None:
+            if self._thread is not None:
+                self._end_threads()
+                if self._failure is None and self._settled < self._written:
+                    place, plans, rows = self._plan()
+                    settle(self._folder.path, self._journal.descriptors(), place, plans, rows)
+        finally:
+            self._journal.close()
+            self._folder.close()
+
+    def _end_threads(self) -> None:
+        """Everything flushed, asked to be synced, and the threads ended."""
+        thread, self._thread = self._thread, None
+        assert thread is not None
+        try:
+            if self._failure is None:
                 self.flush()
                 self._ask()
         finally:
-            if self._thread is not None:
-                self._targets.put(None)
-                self._thread.join()
-                self._thread = None
-            self._journal.close()
-            self._folder.close()
-        if self._failure is not None:
-            return
-        self._synced, self._bytes_synced = self._written, self._bytes_written
+            settler = self._settler
+            if settler is not None:
+                settler.join()
+            self._targets.put(None)
+            thread.join()
+        if self._failure is None:
+            self._synced, self._bytes_synced = self._written, self._bytes_written

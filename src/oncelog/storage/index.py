@@ -116,6 +116,14 @@ class LogIndex:
             del self.tail[: dead + 1]
         return size
 
+    def compact_head(self) -> None:
+        """Give up the index of what is neither retained nor in memory."""
+        gone = min(self.first, self.tail_first)
+        if gone:
+            del self.offsets[:gone], self.timestamps[:gone], self.locations[:gone], self.lengths[:gone]
+            self.first -= gone
+            self.tail_first -= gone
+
     # -- by time ------------------------------------------------------------------------------------------------------
 
     def find_time(self, timestamp_ms: int, offset_start: int, offset_end: int) -> TimedBatch | None:

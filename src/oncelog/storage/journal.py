@@ -10,6 +10,7 @@ Errors are OSError here; the owner makes them final (law 7).
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ _PIECES_MAX: Final = 1_024
 #: A read takes everything between two batches of a log if that is not much more than what it wants.
 _GAP_FACTOR: Final = 3
 _GAP_BYTES: Final = 65_536
+#: Files kept for use again.
+_SPARES_MAX: Final = 4
 
 
 class Journal:
@@ -40,6 +43,8 @@ class Journal:
         #: Descriptors written since the last ``take_unsynced``, and whether a file was made.
         self._unsynced: dict[int, int] = {}
         self._is_folder_unsynced = False
+        #: Files that hold nothing needed; what is written there again carries another tag.
+        self._spares: deque[Path] = deque()
 
     def path_of(self, generation: int) -> Path:
         """The file of a generation."""
@@ -78,6 +83,10 @@ class Journal:
             self._unsynced[generation] = descriptor
             write_all(descriptor, parts, offset)
 
+    def descriptors(self) -> list[int]:
+        """All open files."""
+        return list(self._files.values())
+
     def take_unsynced(self) -> tuple[list[int], bool]:
         """What must be synced to make everything written safe."""
         taken = list(self._unsynced.values()), self._is_folder_unsynced
@@ -91,12 +100,40 @@ class Journal:
         if descriptor is None:
             path = self.path_of(generation)
             is_new = not path.exists()
+            if is_new and self._spares:
+                self._spares.popleft().rename(path)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._files[generation] = descriptor
             if is_new:
                 self._is_folder_unsynced = True
                 os.posix_fallocate(descriptor, 0, self._file_bytes)
         return descriptor
+
+    def keep_only(self, first: int, needed: set[int]) -> list[tuple[int, Path]]:
+        """Give up the files before ``first`` that are not needed: (descriptor, path) for ``recycle``."""
+        gone = [number for number in self._files if number < first and number not in needed]
+        return [(self._files.pop(number), self.path_of(number)) for number in gone]
+
+    def recycle(self, given_up: list[tuple[int, Path]]) -> None:
+        """On any thread, when all syncs of the files are done: close them, keep some for later."""
+        for descriptor, path in given_up:
+            os.close(descriptor)
+            if len(self._spares) < _SPARES_MAX and path.stat().st_size == self._file_bytes:
+                spare = path.with_suffix(".spare")
+                path.rename(spare)
+                self._spares.append(spare)
+            else:
+                path.unlink()
+
+    def clean(self, first: int, needed: set[int]) -> None:
+        """At the start: files before ``first`` that nothing needs become spares."""
+        self._spares.extend(sorted(self._folder.glob("*.spare"))[:_SPARES_MAX])
+        for path in sorted(self._folder.glob("*.journal")):
+            generation = int(path.stem)
+            if generation < first and generation not in needed:
+                path.unlink()
+            elif generation <= first:
+                self.descriptor(generation)
 
     def cut(self, generation: int, offset: int) -> None:
         """Forget everything from there on, on disk too, and continue there."""

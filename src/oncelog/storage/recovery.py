@@ -12,26 +12,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oncelog.model.errors import StorageError
-from oncelog.model.ids import Position
+from oncelog.storage.checkpoint import Place
 from oncelog.storage.entries import Found, find_entries, read_entry, tag_of
 
 
 class JournalReader:
     """Reads files in order; afterwards ``generation``, ``offset`` and ``position`` say where the journal ends."""
 
-    def __init__(self, folder: Path, *, is_same_boot: bool) -> None:
+    def __init__(self, folder: Path, place: Place, needed: set[int], *, is_same_boot: bool) -> None:
         self._is_same_boot = is_same_boot
         self._paths = {int(path.stem): path for path in sorted(folder.glob("*.journal"))}
-        self.generation = min(self._paths, default=1)
-        self.offset = 0
-        self.position = Position(0)
+        self._needed = needed
+        self.position, self.generation, self.offset = place
 
     def entries(self) -> Iterator[tuple[int, Found]]:
         """(generation, entry) of all entries; raises StorageError for damage."""
-        if self._paths and self.generation != 1:
-            raise StorageError(
-                f"The journal's first file is missing: {self._paths[self.generation].parent} begins later."
-            )
+        if self.position:
+            self._needed.add(self.generation)
+        elif self._paths and self.generation not in self._paths:
+            raise StorageError(f"The checkpoint is missing: the journal begins with {min(self._paths.values()).name}.")
+        if missing := sorted(self._needed - self._paths.keys()):
+            raise StorageError(f"The journal's file {missing[0]:016d}.journal is missing: restore it from a copy.")
         while self.generation in self._paths:
             yield from self._entries_of(self.generation)
             if not self._goes_on():
