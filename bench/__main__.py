@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.peers import NAMES, Peer, Unavailable
 
 ROWS = ("txn-1x1", "txn-100x4", "bulk")
-SHOWN = ("per_s", "p50_ms", "p99_ms", "first_commit_ms", "cpu_us")
+SHOWN = ("ready_ms", "rss_mib", "per_s", "p50_ms", "p99_ms", "first_commit_ms", "cpu_us")
 Figures = dict[str, float]
 
 
@@ -63,6 +63,7 @@ def run(names: list[str], rows: list[str], rounds: int, seconds: float, scratch:
                 peers.append(peer)
                 peer.start()
                 start = {"ready_ms": peer.ready_s * 1e3, "rss_mib": peer.rss_mib()}
+                results.setdefault("start", {})[name] = [start]
                 print(f"{name}: ready", start, file=sys.stderr, flush=True)
             except Unavailable as no:
                 failures.append(f"{name}: {no}")
