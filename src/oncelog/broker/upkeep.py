@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from oncelog.broker.meters import Fence
 from oncelog.engine import transactions
-from oncelog.engine.groups.alarms import decide_alarm
+from oncelog.engine.groups.alarms import decide_alarm, decide_start
+from oncelog.engine.groups.commits import decide_offset_expiry
 from oncelog.engine.retention import decide_producer_expiry, decide_retention, decide_transactional_id_expiry
 from oncelog.model.ids import LogId
 
@@ -36,7 +37,8 @@ class Upkeep:
         }
 
     def start(self, now_ms: int) -> None:
-        """Set the first sweep."""
+        """Let the members of groups go on, and set the first sweep."""
+        self._broker.lane.commit(decide_start(now_ms), now_ms)
         settings = self._broker.state.settings
         self._broker.state.alarms.set(now_ms + settings.retention_check_ms, _SWEEP, "")
         self._broker.lane.arm()
@@ -96,6 +98,9 @@ class Upkeep:
                 self._sweep_log(log_id)
             yield
         for decision in decide_transactional_id_expiry(state, broker.now_ms()):
+            broker.commit(None, decision)
+            yield
+        for decision in decide_offset_expiry(state, broker.now_ms()):
             broker.commit(None, decision)
             yield
 

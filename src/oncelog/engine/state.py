@@ -159,7 +159,7 @@ class State:
             GroupOffsetDeleted: lambda row, _: self.offsets.remove(row),
             PendingOffset: self._put_pending_offset,
             PendingOffsetsSettled: lambda row, _: self.offsets.settle_pending(row),
-            Group: lambda row, now_ms: self.groups.put(row, self.alarms, now_ms),
+            Group: lambda row, _: self.groups.put(row),
             GroupDeleted: self._put_group_deleted,
         }
 
@@ -238,6 +238,7 @@ class State:
         """After the last entry: all that was found is durable, so readers may see it."""
         for log in self.logs.values():
             log.high_watermark, log.stable_offset = log.offset_next, log.stable_offset_applied
+        self.groups.restore()
 
     def _append(self, batch: Append, now_ms: int) -> None:
         log, header = self.logs[batch.log], batch.header
@@ -280,6 +281,7 @@ class State:
         del self.topic_names[topic.id]
         for log_id in topic.logs:
             del self.logs[log_id]
+        self.offsets.remove_topic(row.name)
 
     def _put_broker_config(self, row: BrokerConfig, now_ms: int) -> None:
         del now_ms

@@ -59,6 +59,8 @@ GROUPS_MAX: Final = 20_000
 GROUP_MEMBERS_MAX: Final = 1_000
 #: Bytes of one member's subscription or assignment.
 MEMBER_BYTES_MAX: Final = 1_048_576
+#: Protocols that one member of a classic group may name.
+MEMBER_PROTOCOLS_MAX: Final = 100
 #: Committed offsets of one group.
 GROUP_OFFSETS_MAX: Final = 100_000
 #: Characters of the metadata beside a committed offset; Kafka's offset.metadata.max.bytes.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from oncelog.broker.apis import cluster, configs, fetch, produce, records, topics, transactions
+from oncelog.broker.apis import cluster, configs, fetch, groups, offsets, produce, records, topics, transactions
 from oncelog.broker.call import Call
 
 
@@ -28,6 +28,15 @@ HANDLERS: Final[dict[int, Handler]] = {
     1: Handler("Fetch", 4, 18, fetch.fetch),
     2: Handler("ListOffsets", 1, 11, fetch.list_offsets),
     3: Handler("Metadata", 0, 13, cluster.metadata),
+    8: Handler("OffsetCommit", 2, 10, offsets.offset_commit),
+    9: Handler("OffsetFetch", 1, 10, offsets.offset_fetch),
+    10: Handler("FindCoordinator", 0, 6, groups.find_coordinator),
+    11: Handler("JoinGroup", 0, 9, groups.join_group),
+    12: Handler("Heartbeat", 0, 4, groups.heartbeat),
+    13: Handler("LeaveGroup", 0, 5, groups.leave_group),
+    14: Handler("SyncGroup", 0, 5, groups.sync_group),
+    15: Handler("DescribeGroups", 0, 6, groups.describe_groups),
+    16: Handler("ListGroups", 0, 5, groups.list_groups),
     18: Handler("ApiVersions", 0, 4, cluster.api_versions),
     19: Handler("CreateTopics", 2, 7, topics.create_topics),
     20: Handler("DeleteTopics", 1, 6, topics.delete_topics),
@@ -43,10 +52,12 @@ HANDLERS: Final[dict[int, Handler]] = {
     33: Handler("AlterConfigs", 0, 2, configs.alter_configs),
     35: Handler("DescribeLogDirs", 1, 5, cluster.describe_log_dirs),
     37: Handler("CreatePartitions", 0, 3, topics.create_partitions),
+    42: Handler("DeleteGroups", 0, 2, groups.delete_groups),
     43: Handler("ElectLeaders", 0, 2, cluster.elect_leaders),
     44: Handler("IncrementalAlterConfigs", 0, 1, configs.incremental_alter_configs),
     45: Handler("AlterPartitionReassignments", 0, 1, cluster.alter_partition_reassignments),
     46: Handler("ListPartitionReassignments", 0, 0, cluster.list_partition_reassignments),
+    47: Handler("OffsetDelete", 0, 0, offsets.offset_delete),
     60: Handler("DescribeCluster", 0, 2, cluster.describe_cluster),
     61: Handler("DescribeProducers", 0, 0, transactions.describe_producers),
     65: Handler("DescribeTransactions", 0, 0, transactions.describe_transactions),

@@ -53,6 +53,19 @@ class GroupOffsets:
         """The group is gone, with its committed offsets; one with pending offsets is never deleted (rule O5)."""
         self.committed.pop(group, None)
 
+    def remove_topic(self, topic: str) -> None:
+        """The topic is gone: if one of that name comes again, nobody may begin where the old one was left."""
+        for group in list(self.committed):
+            of_group = self.committed[group]
+            for at in [at for at in of_group if at.topic == topic]:
+                del of_group[at]
+            if not of_group:
+                del self.committed[group]
+        for producers in self.pending.values():
+            for of_producer in producers.values():
+                for at in [at for at in of_producer if at.topic == topic]:
+                    del of_producer[at]
+
     def has_pending(self, group: str, at: TopicPartition) -> bool:
         """Whether an open transaction holds an offset for the partition (rule O4)."""
         return any(at in offsets for offsets in self.pending.get(group, {}).values())

@@ -1,0 +1,75 @@
+"""What operators ask about groups: DescribeGroups, ListGroups (KIP-518, KIP-848, KIP-1043)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from oncelog.engine.groups.commits import exists
+from oncelog.engine.groups.values import CLASSIC, ClassicGroup, ClassicState
+from oncelog.engine.state import State
+from oncelog.model.errors import ErrorCode
+
+#: From this version on DescribeGroups says that a group is not there; before, it shows a dead one.
+_DESCRIBE_KNOWS_ABSENCE = 6
+
+
+def describe_group(state: State, group_id: str, *, version: int) -> dict[str, Any]:
+    """One group of DescribeGroups's reply. Members tell what they know of themselves only while nothing moves."""
+    group = state.groups.by_id.get(group_id)
+    if isinstance(group, ClassicGroup) or (group is None and exists(state, group_id)):
+        return _described(group or ClassicGroup(group_id))
+    code = ErrorCode.GROUP_ID_NOT_FOUND if version >= _DESCRIBE_KNOWS_ABSENCE else ErrorCode.NONE
+    return {
+        "error_code": int(code),
+        "error_message": f"There is no classic group {group_id}." if code else None,
+        "group_id": group_id,
+        "group_state": "Dead",
+        "protocol_type": "",
+        "protocol_data": "",
+        "members": [],
+    }
+
+
+def _described(group: ClassicGroup) -> dict[str, Any]:
+    is_stable = group.state is ClassicState.STABLE
+    return {
+        "error_code": 0,
+        "error_message": None,
+        "group_id": group.id,
+        "group_state": str(group.state),
+        "protocol_type": group.protocol_type,
+        "protocol_data": group.protocol if is_stable else "",
+        "members": [
+            {
+                "member_id": member.id,
+                "group_instance_id": member.instance_id,
+                "client_id": member.client_id,
+                "client_host": member.client_host,
+                "member_metadata": member.metadata(group.protocol) if is_stable else b"",
+                "member_assignment": member.assignment if is_stable else b"",
+            }
+            for member in group.members.values()
+        ],
+    }
+
+
+def list_groups(state: State, states: Iterable[str], types: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """ListGroups: what is in one of the states and of one of the types, whatever the case; all if none is given."""
+    wanted_states, wanted_types = {one.lower() for one in states}, {one.lower() for one in types}
+    for group_id in {**state.groups.by_id, **state.offsets.committed, **state.offsets.pending}:
+        listed = _listed(state, group_id)
+        if wanted_states and listed["group_state"].lower() not in wanted_states:
+            continue
+        if not wanted_types or listed["group_type"].lower() in wanted_types:
+            yield listed
+
+
+def _listed(state: State, group_id: str) -> dict[str, Any]:
+    group = state.groups.by_id.get(group_id) or ClassicGroup(group_id)
+    return {
+        "group_id": group_id,
+        "protocol_type": group.protocol_type,
+        "group_state": str(group.state),
+        "group_type": CLASSIC,
+    }
