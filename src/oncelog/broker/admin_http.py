@@ -9,7 +9,8 @@ Why not a library: docs/decisions/admin-http.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 CONNECTIONS_MAX: Final = 32
@@ -40,24 +41,23 @@ Routes = Mapping[str, Callable[[], Answer]]
 
 
 class AdminServer:
-    """Listens from ``listen`` until ``close``."""
+    """Serves from ``listen`` until ``close``."""
 
     def __init__(self, routes: Routes) -> None:
         self.routes = routes
         self.connections: set[_Connection] = set()
-        self._server: asyncio.AbstractServer | None = None
+        self._servers: list[asyncio.AbstractServer] = []
 
-    async def listen(self, host: str, port: int) -> int:
-        """Begin to listen; gives the port (for port 0: the one that was free). Raises OSError."""
+    async def listen(self, sockets: Iterable[socket.socket]) -> None:
+        """Begin to listen on bound sockets. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), host, port)
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        for bound in sockets:
+            self._servers.append(await loop.create_server(lambda: _Connection(self), sock=bound))
 
     def close(self) -> None:
         """Stop listening and close what is open."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self.connections):
             connection.abort()
 

@@ -59,7 +59,7 @@ def serve(
 
         oncelog ready host=127.0.0.1 port=9092 data=oncelog-data durability=fsync pid=4711 ms=180
 
-    Examples:
+    Try:
 
         oncelog serve
         oncelog serve --data /var/lib/oncelog --metrics 127.0.0.1:9464

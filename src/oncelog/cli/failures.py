@@ -9,6 +9,7 @@ class ExitCode(IntEnum):
     """The exit codes of the command line; ``oncelog serve --help`` lists them."""
 
     OK = 0
+    BUG = 1
     USAGE = 2
     ADDRESS = 3
     DATA = 4
