@@ -323,7 +323,8 @@ def test_restarts(own_broker: BrokerProcess, unique: Unique) -> None:
             assert sorted(seen) == [b"%d/%d" % (number, index) for number in range(3) for index in (0, 1)]
             own_broker.restart()
             everywhere = [TopicPartition(topic, index) for index in (0, 1)]
-            assert [await reader.committed(each) for each in everywhere] == [6, 6]
+            # After the last record, or after the marker that follows it, if the client has met that already.
+            assert {await reader.committed(each) for each in everywhere} <= {5, 6}
         assert len(await read(bootstrap, topic, 2)) == 6
 
     run(scenario())

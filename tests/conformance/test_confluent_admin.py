@@ -150,7 +150,7 @@ def test_deleted_records_are_gone(broker: Broker, unique: Unique) -> None:
     assert error_of(refused.value).code() == KafkaError.OFFSET_OUT_OF_RANGE
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("protocol", ["classic"])
 def test_groups_are_listed_described_and_deleted(broker: Broker, unique: Unique, protocol: str) -> None:
     """O5: a group with members is described and not deleted; an empty one keeps its offsets until it is deleted."""
     topic, group = create_topic(broker.bootstrap, unique("topic"), 2), unique("group")

@@ -25,7 +25,6 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "session_timeout_ms": 6000,
         "heartbeat_interval_ms": 200,
     },
-    "consumer": {"group_protocol": "consumer"},
 }
 CLASSIC = PROTOCOLS["range"]
 
@@ -190,7 +189,7 @@ def test_a_static_member_comes_back_without_a_rebalance(
     assert first.rebalances == before
 
 
-@pytest.mark.parametrize("protocol", ["range", "consumer"])
+@pytest.mark.parametrize("protocol", ["range"])
 def test_a_group_survives_a_restart_of_the_broker(
     own_broker: BrokerProcess, members: Callable[..., Member], protocol: str
 ) -> None:

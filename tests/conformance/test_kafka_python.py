@@ -281,7 +281,8 @@ def test_restarts(own_broker: BrokerProcess, unique: Unique) -> None:
             reader.commit()
         assert sorted(seen) == [b"%d/%d" % (number, index) for number in range(3) for index in (0, 1)]
         own_broker.restart()
-        assert [reader.committed(each) for each in everywhere] == [6, 6]
+        # After the last record, or after the marker that follows it, if the client has met that already.
+        assert all(reader.committed(each) in (5, 6) for each in everywhere)
     assert len(read(bootstrap, topic, 2)) == 6
 
 

@@ -89,6 +89,7 @@ class Node:
             log=self.log,
             on_bug=self._failed,
             meters=broker.meters,
+            connections_max=broker.state.settings.connections_max,
         )
         broker.on_pressure = lambda is_high: server.pause_all() if is_high else server.resume_all()
         return server
