@@ -1,4 +1,4 @@
-"""The records inside a batch, opened only where the protocol asks for a single record's offset or time.
+"""The records inside a batch, opened only where the protocol asks for a single record's offset or time, and for people.
 
 Kafka's record format v2: zigzag varints; compression of the whole list by gzip, snappy (Xerial's blocks or plain), lz4
 frames or zstd. Rule R5; KIP-98.
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import cramjam
 
-from oncelog.model.batch import HEADER_BYTES, TIMESTAMP_LOG_APPEND, read_header
+from oncelog.model.batch import HEADER_BYTES, TIMESTAMP_LOG_APPEND, BatchHeader, read_header
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.limits import RECORDS_BYTES_MAX
 
@@ -28,6 +28,16 @@ class RecordPlace(NamedTuple):
     timestamp_ms: int
 
 
+class Record(NamedTuple):
+    """A whole record; ``headers`` in their order."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
 def record_places(batch: bytes | memoryview) -> Iterator[RecordPlace]:
     """Offset and time of each record of a stored batch, in order. Raises Refusal(CORRUPT_MESSAGE) if it can't be opened:
 
@@ -38,6 +48,26 @@ def record_places(batch: bytes | memoryview) -> Iterator[RecordPlace]:
         for delta in range(header.record_count):
             yield RecordPlace(header.base_offset + delta, header.timestamp_max)
         return
+    for offset, timestamp_ms, _, _ in _opened(batch, header):
+        yield RecordPlace(offset, timestamp_ms)
+
+
+def records(batch: bytes | memoryview) -> Iterator[Record]:
+    """All records of a stored batch, in order. Raises Refusal(CORRUPT_MESSAGE) as ``record_places`` does."""
+    header = read_header(batch)
+    is_append_time = bool(header.attributes & TIMESTAMP_LOG_APPEND)
+    for offset, timestamp_ms, body, at in _opened(batch, header):
+        try:
+            key, at = _bytes(body, at)
+            value, at = _bytes(body, at)
+            headers = _headers(body, at)
+        except (IndexError, UnicodeDecodeError):
+            raise _damaged(header) from None
+        yield Record(offset, header.timestamp_max if is_append_time else timestamp_ms, key, value, headers)
+
+
+def _opened(batch: bytes | memoryview, header: BatchHeader) -> Iterator[tuple[int, int, bytes | memoryview, int]]:
+    """Offset and time of each record, and where in the decompressed bytes its key begins."""
     body = _decompressed(header.compression, bytes(memoryview(batch)[HEADER_BYTES:]))
     at = 0
     try:
@@ -46,12 +76,33 @@ def record_places(batch: bytes | memoryview) -> Iterator[RecordPlace]:
             end = at + length
             timestamp_delta, at = _varint(body, at + 1)
             offset_delta, at = _varint(body, at)
-            yield RecordPlace(header.base_offset + offset_delta, header.timestamp_base + timestamp_delta)
+            yield header.base_offset + offset_delta, header.timestamp_base + timestamp_delta, body, at
             at = end
     except IndexError:
-        raise Refusal(
-            ErrorCode.CORRUPT_MESSAGE, f"the records of the batch at {header.base_offset} end too soon"
-        ) from None
+        raise _damaged(header) from None
+
+
+def _damaged(header: BatchHeader) -> Refusal:
+    return Refusal(ErrorCode.CORRUPT_MESSAGE, f"the records of the batch at {header.base_offset} end too soon")
+
+
+def _bytes(data: bytes | memoryview, at: int) -> tuple[bytes | None, int]:
+    length, at = _varint(data, at)
+    if length < 0:
+        return None, at
+    if at + length > len(data):
+        raise IndexError
+    return bytes(data[at : at + length]), at + length
+
+
+def _headers(data: bytes | memoryview, at: int) -> tuple[tuple[str, bytes | None], ...]:
+    count, at = _varint(data, at)
+    found: list[tuple[str, bytes | None]] = []
+    for _ in range(count):
+        name, at = _bytes(data, at)
+        value, at = _bytes(data, at)
+        found.append(((name or b"").decode(), value))
+    return tuple(found)
 
 
 def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from crc32c import crc32c
 
 from oncelog.model.batch import HEADER_BYTES, offset_after, read_header
 from oncelog.model.errors import Refusal
-from oncelog.model.records import record_places
+from oncelog.model.records import Record, record_places, records
 
 
 def varint(value: int) -> bytes:
@@ -57,6 +57,32 @@ def test_offset_and_time_of_each_record(compression: int) -> None:
 def test_log_append_time_is_every_records_time() -> None:
     """R5: message.timestamp.type=LogAppendTime."""
     assert list(record_places(batch([1, 2, 3], 4, append_time=9))) == [(100, 9), (101, 9), (102, 9)]
+
+
+def packed(text: bytes | None) -> bytes:
+    return varint(-1) if text is None else varint(len(text)) + text
+
+
+def one_record(key: bytes | None, value: bytes | None, headers: list[tuple[bytes, bytes | None]]) -> bytes:
+    """A batch of one record at offset 7."""
+    record = b"\0\0\0" + packed(key) + packed(value) + varint(len(headers))
+    record += b"".join(packed(name) + packed(text) for name, text in headers)
+    body = varint(len(record)) + record
+    tail = struct.pack(">hiqqqhii", 0, 0, 5, 5, -1, -1, -1, 1) + body
+    return struct.pack(">qii", 7, len(tail) + 9, 0) + b"\x02" + struct.pack(">I", crc32c(tail)) + tail
+
+
+def test_whole_records() -> None:
+    data = one_record(b"key", None, [(b"a", b"1"), (b"a", None), ("\u00e9".encode(), b"")])
+    headers = (("a", b"1"), ("a", None), ("\u00e9", b""))
+    assert list(records(data)) == [Record(7, 5, b"key", None, headers)]
+    assert [record.offset for record in records(batch([1, 2, 3], 4))] == [100, 101, 102]
+
+
+@pytest.mark.parametrize("cut", range(HEADER_BYTES, len(one_record(b"key", b"value", [(b"a", b"1")]))))
+def test_a_record_that_ends_too_soon_says_so(cut: int) -> None:
+    with pytest.raises(Refusal, match="CORRUPT_MESSAGE"):
+        list(records(one_record(b"key", b"value", [(b"a", b"1")])[:cut]))
 
 
 @pytest.mark.parametrize("compression", [0, 1, 2, 3, 4])
