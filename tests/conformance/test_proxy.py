@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.fixtures import Broker
 from tests.support.proxy import Proxy
 from tests.support.raw import RawClient
+
+import oncelog.faults
+from oncelog.faults import ProxyError
 
 
 def test_replies_name_the_proxy(proxy: Proxy) -> None:
@@ -51,3 +55,38 @@ def test_losses_and_cuts(proxy: Proxy) -> None:
         assert raw.call("api_versions", 0).api_keys
         proxy.cut_all()
         assert raw.is_closed_by_peer()
+
+
+def test_a_refusal_in_the_brokers_place(proxy: Proxy) -> None:
+    proxy.refuse_next("end_txn", 51, skip=1)
+    with RawClient(proxy.port) as raw:
+        ask = {"transactional_id": "nobody", "producer_id": 1, "producer_epoch": 0, "committed": True}
+        assert [int(raw.call("end_txn", 3, **ask).error_code) for _ in range(3)] == [49, 51, 49]
+    with pytest.raises(ValueError, match="can't be refused here, only produce"):
+        proxy.refuse_next("fetch", 51)
+
+
+def test_a_request_that_arrives_twice(broker: Broker) -> None:
+    with Proxy(broker.port, doubles=True) as proxy, RawClient(proxy.port) as raw:
+        sprung = proxy.double_next("init_producer_id")
+        ask = {"transactional_id": None, "transaction_timeout": 60_000}
+        first = raw.call("init_producer_id", 1, **ask)
+        assert sprung.is_sprung
+        second = raw.call("init_producer_id", 1, **ask)
+        assert second.producer_id - first.producer_id in (1, 2), "the copy has taken an id, before or after"
+        ids = {int(raw.call("init_producer_id", 1, **ask).producer_id) for _ in range(3)}
+        assert max(ids) - first.producer_id >= 4 or second.producer_id - first.producer_id == 1
+
+
+def test_held_for_some_seconds_only(proxy: Proxy) -> None:
+    proxy.hold_next("api_versions", seconds=0.05)
+    with RawClient(proxy.port) as raw:
+        assert raw.call("api_versions", 0).api_keys
+
+
+def test_what_does_not_come_is_told(proxy: Proxy) -> None:
+    with pytest.raises(ProxyError, match="no end_txn request came"):
+        proxy.hold_next("end_txn").wait(0.01)
+    proxy.clear()
+    with pytest.raises(ValueError, match="no HOST:PORT"):
+        oncelog.faults.Proxy("somewhere")
