@@ -30,6 +30,8 @@ from oncelog.model.rows import (
     Cluster,
     Group,
     GroupDeleted,
+    GroupMember,
+    GroupMemberDeleted,
     GroupOffset,
     GroupOffsetDeleted,
     LogIds,
@@ -161,6 +163,8 @@ class State:
             PendingOffsetsSettled: lambda row, _: self.offsets.settle_pending(row),
             Group: lambda row, _: self.groups.put(row),
             GroupDeleted: self._put_group_deleted,
+            GroupMember: lambda row, _: self.groups.put_member(row),
+            GroupMemberDeleted: lambda row, _: self.groups.remove_member(row),
         }
 
     # -- reading ------------------------------------------------------------------------------------------------------

@@ -61,6 +61,11 @@ GROUP_MEMBERS_MAX: Final = 1_000
 MEMBER_BYTES_MAX: Final = 1_048_576
 #: Protocols that one member of a classic group may name.
 MEMBER_PROTOCOLS_MAX: Final = 100
+#: Topics that one member of a group may name.
+MEMBER_TOPICS_MAX: Final = 10_000
+#: Characters of the regular expression of a subscription, and steps of the program that it becomes.
+PATTERN_CHARACTERS_MAX: Final = 1_000
+PATTERN_STEPS_MAX: Final = 2_000
 #: Committed offsets of one group.
 GROUP_OFFSETS_MAX: Final = 100_000
 #: Characters of the metadata beside a committed offset; Kafka's offset.metadata.max.bytes.

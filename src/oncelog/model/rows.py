@@ -218,6 +218,21 @@ class GroupDeleted(msgspec.Struct, frozen=True, array_like=True, tag=51):
     id: str
 
 
+class GroupMember(msgspec.Struct, frozen=True, array_like=True, tag=52):
+    """A member of a group of the consumer protocol; ``body`` is the durable form of engine/groups' own value."""
+
+    group: str
+    id: str
+    body: bytes
+
+
+class GroupMemberDeleted(msgspec.Struct, frozen=True, array_like=True, tag=53):
+    """The member has left, or was removed."""
+
+    group: str
+    id: str
+
+
 Row: TypeAlias = (
     Topic
     | TopicDeleted
@@ -238,6 +253,8 @@ Row: TypeAlias = (
     | PendingOffsetsSettled
     | Group
     | GroupDeleted
+    | GroupMember
+    | GroupMemberDeleted
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()
