@@ -38,7 +38,7 @@ class Upkeep:
 
     def start(self, now_ms: int) -> None:
         """Let the members of groups go on, and set the first sweep."""
-        self._broker.lane.commit(decide_start(now_ms), now_ms)
+        self._broker.lane.commit(decide_start(self._broker.state, now_ms), now_ms)
         settings = self._broker.state.settings
         self._broker.state.alarms.set(now_ms + settings.retention_check_ms, _SWEEP, "")
         self._broker.lane.arm()

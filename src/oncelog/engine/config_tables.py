@@ -30,7 +30,8 @@ class Kind(IntEnum):
 
 
 class Setting(NamedTuple):
-    """One setting. ``default`` None: unset. ``low`` and ``high`` bound numbers, ``choices`` strings and list elements.
+    """One setting. ``default`` None: unset. ``low`` and ``high`` bound numbers, ``low`` the length of a list too,
+    ``choices`` strings and list elements.
 
     ``synonyms`` (topic settings only) are the broker settings that give the default, best first. ``is_dynamic``: a running
     broker takes a new value (topic settings always do).
@@ -158,7 +159,7 @@ _BROKER: Final = (
             "What is written is synced within this time, also if no reply waits for it. Kafka has no such setting.",
             low=0, high=60_000, is_dynamic=True),
     Setting("group.consumer.assignors", LIST, "uniform,range", "Assignors of the broker; the first is the default.",
-            choices=("uniform", "range")),
+            choices=("uniform", "range"), low=1),
     Setting("group.consumer.heartbeat.interval.ms", INT, "5000", "How often members of new groups (KIP-848) report.",
             low=1),
     Setting("group.consumer.max.heartbeat.interval.ms", INT, "15000", "Bound of a group's own setting.", low=1),

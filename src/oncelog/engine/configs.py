@@ -56,7 +56,6 @@ class BrokerSettings(NamedTuple):
     consumer_heartbeat_interval_ms: int = 5_000
     consumer_members_max: int = limits.GROUP_MEMBERS_MAX
     consumer_assignors: tuple[str, ...] = ("uniform", "range")
-    consumer_migration_policy: str = "bidirectional"
     flush_interval_ms: int = 10
     retention_check_ms: int = 300_000
     fetch_bytes_max: int = limits.FETCH_BYTES_MAX
@@ -100,7 +99,6 @@ def _broker_settings(value: _Value) -> BrokerSettings:
         consumer_heartbeat_interval_ms=value("group.consumer.heartbeat.interval.ms"),
         consumer_members_max=value("group.consumer.max.size"),
         consumer_assignors=value("group.consumer.assignors"),
-        consumer_migration_policy=value("group.consumer.migration.policy"),
         flush_interval_ms=value("flush.interval.ms"),
         retention_check_ms=value("log.retention.check.interval.ms"),
         fetch_bytes_max=value("fetch.max.bytes"),
@@ -127,7 +125,7 @@ def parse(setting: Setting, text: str) -> bool | int | float | str | tuple[str, 
         raise SettingError(f"{setting.name}={brief(text)}: {_wanted(setting)}.") from None
     if isinstance(value, tuple | str):
         wrong = [one for one in (value if isinstance(value, tuple) else (value,)) if one not in setting.choices]
-        if setting.choices and wrong:
+        if (setting.choices and wrong) or len(value) < (setting.low or 0):
             raise SettingError(f"{setting.name}={brief(text)}: {_wanted(setting)}.")
     elif not isinstance(value, bool):
         bound = _BOUNDS.get(setting.kind)

@@ -63,9 +63,12 @@ MEMBER_BYTES_MAX: Final = 1_048_576
 MEMBER_PROTOCOLS_MAX: Final = 100
 #: Topics that one member of a group may name.
 MEMBER_TOPICS_MAX: Final = 10_000
-#: Characters of the regular expression of a subscription, and steps of the program that it becomes.
+#: Characters of the regular expression of a subscription; compiling the worst of this length takes 60 ms.
 PATTERN_CHARACTERS_MAX: Final = 1_000
-PATTERN_STEPS_MAX: Final = 2_000
+#: Bytes that a compiled regular expression, with what it remembers while it matches, may take.
+PATTERN_BYTES_MAX: Final = 1_048_576
+#: Different regular expressions of one group's members; each is tried on every topic when topics change (1 µs a topic).
+PATTERNS_PER_GROUP_MAX: Final = 20
 #: Committed offsets of one group.
 GROUP_OFFSETS_MAX: Final = 100_000
 #: Characters of the metadata beside a committed offset; Kafka's offset.metadata.max.bytes.

@@ -207,6 +207,12 @@ def test_broker_settings_are_shown() -> None:
     assert (shown["broker.rack"].value, shown["broker.rack"].source) == (None, Source.DEFAULT)
 
 
+def test_a_list_that_must_not_be_empty() -> None:
+    with pytest.raises(SettingError, match="group.consumer.assignors"):
+        check_static({"group.consumer.assignors": " ,"})
+    assert resolve_broker({"group.consumer.assignors": "range"}, {}).consumer_assignors == ("range",)
+
+
 def test_what_is_in_force_follows_from_the_fields() -> None:
     assert "retention.ms" in TOPIC_IN_FORCE
     assert "flush.ms" not in TOPIC_IN_FORCE
@@ -223,5 +229,4 @@ def test_every_field_is_read_by_the_code() -> None:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     unread = {*TopicSettings._fields, *BrokerSettings._fields} - read
-    # The consumer protocol (KIP-848) is not served yet.
-    assert {name for name in unread if not name.startswith("consumer_")} == set()
+    assert unread == set()

@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from oncelog.broker.apis import cluster, configs, fetch, groups, offsets, produce, records, topics, transactions
+from oncelog.broker.apis import (
+    cluster,
+    configs,
+    consumer_groups,
+    fetch,
+    groups,
+    offsets,
+    produce,
+    records,
+    topics,
+    transactions,
+)
 from oncelog.broker.call import Call
 
 
@@ -62,6 +73,8 @@ HANDLERS: Final[dict[int, Handler]] = {
     61: Handler("DescribeProducers", 0, 0, transactions.describe_producers),
     65: Handler("DescribeTransactions", 0, 0, transactions.describe_transactions),
     66: Handler("ListTransactions", 0, 2, transactions.list_transactions),
+    68: Handler("ConsumerGroupHeartbeat", 0, 1, consumer_groups.consumer_group_heartbeat),
+    69: Handler("ConsumerGroupDescribe", 0, 1, consumer_groups.consumer_group_describe),
     74: Handler("ListConfigResources", 0, 1, configs.list_config_resources),
     75: Handler("DescribeTopicPartitions", 0, 0, cluster.describe_topic_partitions),
 }

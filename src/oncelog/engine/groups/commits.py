@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from oncelog.engine.decision import Decision
+from oncelog.engine.groups.groups import AnyGroup
 from oncelog.engine.groups.members import check_commit
 from oncelog.engine.groups.values import CONSUMER, Beat, ClassicGroup, ClassicState
 from oncelog.engine.state import State
@@ -145,11 +146,12 @@ def decide_delete_offsets(state: State, group_id: str, wanted: Sequence[TopicPar
     committed = state.offsets.committed.get(group_id, {})
     rows: dict[TopicPartition, Row] = {}
     codes: list[ErrorCode] = []
+    topics = _topics_read(group)
     for at in wanted:
         code = ErrorCode.NONE
         if state.log_of(at.topic, at.partition) is None:
             code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        elif is_subscribed(state, group_id, at.topic):
+        elif topics is None or at.topic in topics:
             code = ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC
         elif at in committed:
             rows[at] = GroupOffsetDeleted(group_id, at.topic, at.partition)
@@ -157,12 +159,9 @@ def decide_delete_offsets(state: State, group_id: str, wanted: Sequence[TopicPar
     return Decision(tuple(rows.values()), reply=codes)
 
 
-def is_subscribed(state: State, group_id: str, topic: str) -> bool:
-    """Whether a member reads the topic, as far as the broker can know."""
-    group = state.groups.by_id.get(group_id)
-    if group is None or group.is_empty:
-        return False
-    return group.topics is None or topic in group.topics
+def _topics_read(group: AnyGroup | None) -> frozenset[str] | None:
+    """The topics that members subscribe to; None if the broker can't know them."""
+    return frozenset() if group is None or group.is_empty else group.topics
 
 
 def decide_delete_group(state: State, group_id: str) -> Decision:
@@ -195,7 +194,13 @@ def _expiry_of(state: State, group_id: str, now_ms: int) -> Decision:
     """Raises nothing: what was deleted meanwhile has nothing left to expire."""
     group = state.groups.by_id.get(group_id)
     committed = state.offsets.committed.get(group_id, {})
-    expired = [row for row in committed.values() if _is_expired(state, group, row, now_ms)]
+    is_moving = isinstance(group, ClassicGroup) and group.state not in (ClassicState.EMPTY, ClassicState.STABLE)
+    topics = None if is_moving else _topics_read(group)
+    expired = [
+        row
+        for row in committed.values()
+        if topics is not None and row.topic not in topics and _is_expired(state, group, row, now_ms)
+    ]
     has_members = group is not None and not group.is_empty
     has_given_ids = isinstance(group, ClassicGroup) and bool(group.pending)
     is_over = not has_members and not has_given_ids and len(expired) == len(committed)
@@ -204,15 +209,12 @@ def _expiry_of(state: State, group_id: str, now_ms: int) -> Decision:
     return Decision(tuple(GroupOffsetDeleted(row.group, row.topic, row.partition) for row in expired))
 
 
-def _is_expired(state: State, group: ClassicGroup | None, row: GroupOffset, now_ms: int) -> bool:
+def _is_expired(state: State, group: AnyGroup | None, row: GroupOffset, now_ms: int) -> bool:
     if state.offsets.has_pending(row.group, TopicPartition(row.topic, row.partition)):
         return False
     since_ms = row.committed_ms
-    if group is not None:
-        if group.is_empty:
-            since_ms = max(since_ms, group.state_since_ms)
-        elif group.state != ClassicState.STABLE or group.topics is None or row.topic in group.topics:
-            return False
+    if group is not None and group.is_empty:
+        since_ms = max(since_ms, group.state_since_ms)
     if row.expires_ms >= 0:
         return now_ms >= row.expires_ms
     return now_ms - since_ms >= state.settings.offsets_retention_ms

@@ -16,7 +16,8 @@ from oncelog.engine.groups.values import CONSUMER
 from oncelog.model.ids import LogId
 from oncelog.model.rows import Group, GroupMember
 
-#: The epochs by which a member says that it leaves; the second one only for now, if it is a static member.
+#: The epoch by which a member joins, and those by which it leaves; the last one only for now, if it is a static member.
+JOIN_EPOCH: Final = 0
 LEAVE_EPOCH: Final = -1
 LEAVE_STATIC_EPOCH: Final = -2
 NO_PARTITIONS: Final[frozenset[LogId]] = frozenset()
@@ -36,7 +37,8 @@ class MemberState(IntEnum):
 class ConsumerMember(msgspec.Struct, frozen=True, array_like=True):
     """A member. ``assigned`` is what it was told to have, ``revoking`` what it was told to give up and may still have.
 
-    ``epoch_previous`` is accepted too, from a member that has not seen the answer with its new epoch.
+    ``epoch_previous`` is accepted too, from a member that has not seen the answer with its new epoch. New fields come at
+    the end, with a default.
     """
 
     id: str
@@ -48,8 +50,8 @@ class ConsumerMember(msgspec.Struct, frozen=True, array_like=True):
     topics: tuple[str, ...] = ()
     pattern: str = ""
     assignor: str | None = None
-    epoch: int = 0
-    epoch_previous: int = 0
+    epoch: int = JOIN_EPOCH
+    epoch_previous: int = JOIN_EPOCH
     state: MemberState = MemberState.STABLE
     assigned: frozenset[LogId] = NO_PARTITIONS
     revoking: frozenset[LogId] = NO_PARTITIONS
@@ -63,8 +65,9 @@ class ConsumerGroup(msgspec.Struct, frozen=True):
     """A group of the consumer protocol as it lives.
 
     ``epoch`` grows when members, subscriptions or topics change, ``assignment_epoch`` follows when the target is made.
-    ``partitions`` are all that the members subscribe to. Not durable: ``catalog_version`` says which catalog ``partitions``
-    and ``subscribed`` (topics by member) were made from, ``rebalance_due_ms`` until when members must give partitions up.
+    ``partitions`` are all that the members subscribe to, ``matches`` the topics of each regular expression. Not durable:
+    ``catalog_version`` says which catalog these two were made from, ``rebalance_due_ms`` until when members must have given
+    up what they were told to.
     """
 
     id: str
@@ -75,9 +78,9 @@ class ConsumerGroup(msgspec.Struct, frozen=True):
     static: dict[str, str] = {}
     targets: dict[str, frozenset[LogId]] = {}
     partitions: frozenset[LogId] = NO_PARTITIONS
+    matches: dict[str, frozenset[str]] = {}
     state_since_ms: int = -1
     catalog_version: int = -1
-    subscribed: dict[str, frozenset[str]] = {}
     rebalance_due_ms: dict[str, int] = {}
 
     @property
@@ -91,13 +94,13 @@ class ConsumerGroup(msgspec.Struct, frozen=True):
         return self.epoch == 0 and not self.members
 
     @property
-    def topics(self) -> frozenset[str] | None:
-        """What its members read."""
-        return frozenset().union(*self.subscribed.values())
+    def topics(self) -> frozenset[str]:
+        """What its members read; made anew at each call."""
+        return frozenset().union(*(topics_of(member, self.matches) for member in self.members.values()))
 
     @property
     def state(self) -> str:
-        """The state's name, as ConsumerGroupDescribe shows it."""
+        """The state's name, as operators see it."""
         if not self.members:
             return "Empty"
         if self.epoch > self.assignment_epoch:
@@ -106,17 +109,10 @@ class ConsumerGroup(msgspec.Struct, frozen=True):
             return "Stable"
         return "Reconciling"
 
-    def target_of(self, member_id: str) -> frozenset[LogId]:
-        """What the member is to have in the end."""
-        return self.targets.get(member_id, NO_PARTITIONS)
 
-    def taken_from(self, member_id: str) -> set[LogId]:
-        """The partitions that others have, or may still have."""
-        taken: set[LogId] = set()
-        for member in self.members.values():
-            if member.id != member_id:
-                taken.update(member.assigned, member.revoking)
-        return taken
+def topics_of(member: ConsumerMember, matches: dict[str, frozenset[str]]) -> frozenset[str]:
+    """The topics that a member subscribes to, by name and by its pattern."""
+    return frozenset(member.topics) | matches.get(member.pattern, frozenset())
 
 
 class _ConsumerBody(msgspec.Struct, frozen=True, array_like=True):
@@ -127,6 +123,7 @@ class _ConsumerBody(msgspec.Struct, frozen=True, array_like=True):
     assignor: str
     targets: dict[str, frozenset[LogId]]
     partitions: frozenset[LogId]
+    matches: dict[str, frozenset[str]]
     state_since_ms: int
 
 
@@ -138,7 +135,13 @@ _decode_member: Final = msgspec.msgpack.Decoder(ConsumerMember).decode
 def consumer_row(group: ConsumerGroup) -> Group:
     """The durable part of the group itself."""
     body = _ConsumerBody(
-        group.epoch, group.assignment_epoch, group.assignor, group.targets, group.partitions, group.state_since_ms
+        group.epoch,
+        group.assignment_epoch,
+        group.assignor,
+        group.targets,
+        group.partitions,
+        group.matches,
+        group.state_since_ms,
     )
     return Group(group.id, CONSUMER, _encode(body))
 
@@ -161,6 +164,6 @@ def consumer_group(row: Group, member_rows: dict[str, GroupMember]) -> ConsumerG
         {member.instance_id: member.id for member in members.values() if member.instance_id is not None},
         body.targets,
         body.partitions,
+        body.matches,
         body.state_since_ms,
-        subscribed={member.id: frozenset(member.topics) for member in members.values()},
     )

@@ -1,4 +1,4 @@
-"""What operators ask about groups: DescribeGroups, ListGroups (KIP-518, KIP-848, KIP-1043)."""
+"""What operators ask about groups: DescribeGroups, ConsumerGroupDescribe, ListGroups (KIP-518, KIP-848, KIP-1043)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from oncelog.engine.groups.commits import exists
-from oncelog.engine.groups.values import CLASSIC, ClassicGroup, ClassicState
+from oncelog.engine.groups.consumer import NO_PARTITIONS, ConsumerGroup, ConsumerMember
+from oncelog.engine.groups.heartbeats import assigned_trees
+from oncelog.engine.groups.values import CLASSIC, CONSUMER, ClassicGroup, ClassicState
 from oncelog.engine.state import State
 from oncelog.model.errors import ErrorCode
 
@@ -54,6 +56,52 @@ def _described(group: ClassicGroup) -> dict[str, Any]:
     }
 
 
+_CONSUMER_MEMBER = 1
+
+
+def describe_consumer_group(state: State, group_id: str) -> dict[str, Any]:
+    """One group of ConsumerGroupDescribe's reply: what each member has, and what it is to have."""
+    group = state.groups.by_id.get(group_id)
+    if not isinstance(group, ConsumerGroup):
+        return {
+            "error_code": int(ErrorCode.GROUP_ID_NOT_FOUND),
+            "error_message": f"There is no group {group_id} of the consumer protocol.",
+            "group_id": group_id,
+            "group_state": "",
+            "group_epoch": 0,
+            "assignment_epoch": 0,
+            "assignor_name": "",
+            "members": [],
+        }
+    return {
+        "error_code": 0,
+        "error_message": None,
+        "group_id": group_id,
+        "group_state": group.state,
+        "group_epoch": group.epoch,
+        "assignment_epoch": group.assignment_epoch,
+        "assignor_name": group.assignor or state.settings.consumer_assignors[0],
+        "members": [_consumer_member(state, group, member) for member in group.members.values()],
+    }
+
+
+def _consumer_member(state: State, group: ConsumerGroup, member: ConsumerMember) -> dict[str, Any]:
+    target = group.targets.get(member.id, NO_PARTITIONS)
+    return {
+        "member_id": member.id,
+        "instance_id": member.instance_id,
+        "rack_id": member.rack_id,
+        "member_epoch": member.epoch,
+        "client_id": member.client_id,
+        "client_host": member.client_host,
+        "subscribed_topic_names": list(member.topics),
+        "subscribed_topic_regex": member.pattern or None,
+        "assignment": {"topic_partitions": assigned_trees(state, member.assigned, with_names=True)},
+        "target_assignment": {"topic_partitions": assigned_trees(state, target, with_names=True)},
+        "member_type": _CONSUMER_MEMBER,
+    }
+
+
 def list_groups(state: State, states: Iterable[str], types: Iterable[str]) -> Iterator[dict[str, Any]]:
     """ListGroups: what is in one of the states and of one of the types, whatever the case; all if none is given."""
     wanted_states, wanted_types = {one.lower() for one in states}, {one.lower() for one in types}
@@ -67,9 +115,12 @@ def list_groups(state: State, states: Iterable[str], types: Iterable[str]) -> It
 
 def _listed(state: State, group_id: str) -> dict[str, Any]:
     group = state.groups.by_id.get(group_id) or ClassicGroup(group_id)
+    protocol_type, group_type = (
+        (group.protocol_type, CLASSIC) if isinstance(group, ClassicGroup) else (CONSUMER, CONSUMER)
+    )
     return {
         "group_id": group_id,
-        "protocol_type": group.protocol_type,
+        "protocol_type": protocol_type,
         "group_state": str(group.state),
-        "group_type": CLASSIC,
+        "group_type": group_type,
     }

@@ -1,4 +1,4 @@
-"""The values that groups are made of: members, classic groups, and what their deadlines are moved by.
+"""The values that classic groups are made of, and what the deadlines of all groups are moved by.
 
 All are immutable: a decision makes a new value and hands it over in ``Decision.volatile``; containers inside a value are never
 changed after it was made. The durable part of a group is the body of its ``Group`` row: what members need to go on after a
@@ -137,9 +137,10 @@ class Wake(NamedTuple):
 
 
 class SessionsBegin(NamedTuple):
-    """The broker has started: every member's session begins anew."""
+    """The broker has started: every member's session begins anew. Members of the consumer protocol don't say their own."""
 
     now_ms: int
+    consumer_session_timeout_ms: int
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
