@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count() or 1)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format docs bench soak clean
+.PHONY: help demo test unit check format docs bench soak suites clean
 
 help:
 	@echo "make demo    the same pipeline three times under the same faults: what is lost, what is doubled"
@@ -19,6 +19,7 @@ help:
 	@echo "make unit    check, and the tests that need no broker process"
 	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run"
 	@echo "make soak    the tests that run for long"
+	@echo "make suites  other people's clients and test suites, at full length (Java, Node, Go)"
 	@echo "make docs    write the generated pages of docs/ anew"
 	@echo "make format  format the code"
 	@echo "make clean   remove .venv and all caches"
@@ -52,6 +53,9 @@ test: check
 
 soak: $(VENV)/installed-dev
 	$(BIN)/pytest -m soak
+
+suites: $(VENV)/installed-dev
+	ONCELOG_SUITES=long $(BIN)/pytest -s tests/conformance/suites
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m bench
