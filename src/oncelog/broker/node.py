@@ -74,6 +74,8 @@ class Node:
         )
         told = advertised(self.settings, self.port, socket.gethostname())
         broker.advertised = (told.host, told.port)
+        if self.settings.data is not None:
+            broker.folder = str(self.settings.data.absolute())
         broker.on_failure = self._failed
         self._storage = storage
         with _no_collection():

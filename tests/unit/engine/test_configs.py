@@ -208,7 +208,7 @@ def test_broker_settings_are_shown() -> None:
 
 
 def test_a_list_that_must_not_be_empty() -> None:
-    with pytest.raises(SettingError, match="group.consumer.assignors"):
+    with pytest.raises(SettingError, match=r"group\.consumer\.assignors"):
         check_static({"group.consumer.assignors": " ,"})
     assert resolve_broker({"group.consumer.assignors": "range"}, {}).consumer_assignors == ("range",)
 
