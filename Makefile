@@ -17,7 +17,7 @@ help:
 	@echo "make test    everything that must hold: style, types, imports, all tests"
 	@echo "make check   style, types and import contracts only"
 	@echo "make unit    check, and the tests that need no broker process"
-	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run"
+	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run (about 25 minutes; BENCH=--quick: 9)"
 	@echo "make soak    the tests that run for long"
 	@echo "make suites  other people's clients and test suites, at full length (Java, Node, Go)"
 	@echo "make docs    write the generated pages of docs/ anew"
@@ -58,7 +58,7 @@ suites: $(VENV)/installed-dev
 	ONCELOG_SUITES=long $(BIN)/pytest -s tests/conformance/suites
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(BENCH)
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m oncelog.broker.documents

@@ -21,6 +21,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 NAMES = ("oncelog", "kafka", "kafka-flush", "kfake")
 READY_TIMEOUT_S = 120
+_POLL_S = 0.005
 
 
 class Unavailable(RuntimeError):
@@ -53,25 +54,25 @@ def _kfake() -> str:
     return str(binary)
 
 
-def _kafka_classpath() -> str:
+def classpath(kind: str) -> str:
+    """Jars as Maven finds them: "kafka" the broker, "kafka-tools" its performance tools."""
     _need("java")
-    libs = CACHE / "kafka-libs"
+    libs = CACHE / f"{kind}-libs"
     if not (libs / "complete").exists():
         plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-        pom = str(HERE / "kafka-pom.xml")
+        pom = str(HERE / f"{kind}-pom.xml")
         _checked([_need("mvn"), "-q", "-B", "-f", pom, plugin, "-DincludeScope=runtime", f"-DoutputDirectory={libs}"])
         (libs / "complete").touch()
     return f"{libs}/*"
 
 
 class Peer:
-    """One broker process on its own folder and port. start() may follow stop() on the same data."""
+    """One broker process on its own folder and port. launch() may follow stop() on the same data."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder, self.port = name, folder, free_port()
         folder.mkdir(parents=True)
         self.process: subprocess.Popen[bytes] | None = None
-        self.ready_s = 0.0
         self.command = self._prepare()
 
     @property
@@ -99,34 +100,58 @@ class Peer:
         return self._prepare_kafka()
 
     def _prepare_kafka(self) -> list[str]:
-        classpath, config = _kafka_classpath(), self.folder / "server.properties"
+        jars, config = classpath("kafka"), self.folder / "server.properties"
         text = (HERE / "kafka.properties").read_text().replace("@PORT@", str(self.port))
         text = text.replace("@CPORT@", str(free_port())).replace("@DATA@", str(self.folder / "data"))
         config.write_text(text + ("log.flush.interval.messages=1\n" if self.name == "kafka-flush" else ""))
-        storage = ["java", "-Xmx256M", "-cp", classpath, "kafka.tools.StorageTool"]
+        storage = ["java", "-Xmx256M", "-cp", jars, "kafka.tools.StorageTool"]
         cluster = "AAAAAAAAQACAAAAAAAAAAQ"
         _checked([*storage, "format", "--standalone", "-t", cluster, "-c", str(config)])
         heap = ["-Xmx1G", "-Xms1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]
         heap += ["-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"]
-        return ["java", *heap, "-cp", classpath, "kafka.Kafka", str(config)]
+        return ["java", *heap, "-cp", jars, "kafka.Kafka", str(config)]
 
-    def start(self) -> None:
+    def launch(self) -> float:
+        """Start the process; the time of exec."""
         begun = time.monotonic()
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True)
+        return begun
+
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def wait_for_port(self) -> None:
+        """Until somebody listens."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline and self.is_alive():
+            with socket.socket() as one:
+                if one.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(_POLL_S)
+        raise self._not_ready()
+
+    def wait(self) -> None:
+        """Until Metadata is answered."""
+        self.wait_for_port()
         quick = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 50, "log_level": 0}
         admin = AdminClient({"bootstrap.servers": self.bootstrap, **quick})
-        while time.monotonic() - begun < READY_TIMEOUT_S:
-            if self.process.poll() is not None:
-                break
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline and self.is_alive():
             try:
                 if admin.list_topics(timeout=2).brokers:
-                    self.ready_s = time.monotonic() - begun
                     return
             except KafkaException:
                 continue
+        raise self._not_ready()
+
+    def _not_ready(self) -> Unavailable:
         self.stop()
-        raise Unavailable(f"{self.name} did not become ready: {(self.folder / 'log').read_text()[-300:]}")
+        return Unavailable(f"{self.name} did not become ready: {(self.folder / 'log').read_text()[-300:]}")
+
+    def remove(self) -> None:
+        """Delete its folder; after ``stop``."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is None or self.process.poll() is not None:
