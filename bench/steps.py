@@ -1,8 +1,8 @@
 """`python -m bench.steps`: what each step of oncelog's hot paths costs in µs, in this process, without a network.
 
-The broker, the server's connections and the storage (durability "written": every call writes, nothing waits for the disk) are the
-real ones; the event loop and the transport are stand-ins that cost nearly nothing. So uvloop's and the kernel's part of a
-request is *not* here; a live broker's CPU time under load minus these figures is theirs.
+The broker, the server's connections and the storage (durability "written": nothing waits for the disk) are the real ones; the
+event loop and the transport are stand-ins that cost nearly nothing. So uvloop's and the kernel's part of a request is *not*
+here; a live broker's CPU time under load minus these figures is theirs.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from kio.serial import entity_writer
 from oncelog.broker.apis import HANDLERS
 from oncelog.broker.broker import Broker
 from oncelog.broker.call import Call
-from oncelog.broker.lane import _entry
 from oncelog.broker.server import Connection, Server
 from oncelog.engine.partitions import decide_append
 from oncelog.engine.transactions import Session, decide_add_partitions, decide_end
 from oncelog.model.batch import check_batch, read_header, stamp
 from oncelog.model.ids import Epoch, ProducerId
+from oncelog.storage.contract import Entry, StoredBatch
 from oncelog.storage.files import FileStorage
 from oncelog.wire.hot import produce_reply
 from oncelog.wire.requests import read_request
@@ -255,7 +255,7 @@ def produce_steps(world: World, count: int) -> dict[str, float]:
     session = world.new_session(None)
     frames = [produce_frame(session, number, None) for number in range(2 * count)]
     bodies = [one[4:] for one in frames]
-    broker, state, storage = world.broker, world.broker.state, world.storage
+    broker, state = world.broker, world.broker.state
     data = read_request(bodies[0], BOUNDS).body.topic_data[0].partition_data[0].records
     steps = {"whole: bytes in to bytes out": each_us(lambda number: world.tell(frames[number]), count)}
     log = state.log_of(TOPIC, 0)
@@ -272,7 +272,6 @@ def produce_steps(world: World, count: int) -> dict[str, float]:
     steps["decide_append"] = each_us(lambda _: decide_append(state, log, header, data, **settled), count)
     steps["  of it stamp"] = each_us(lambda _: stamp(data, 1), count)
     decision = decide_append(state, log, header, data, **settled)
-    entry = _entry(decision.rows, decision.batches, 1)
     steps["encode the reply"] = each_us(lambda _: produce_reply(10, [(TOPIC, [(0, 0, 1, -1, 0, None)])]), count)
 
     def apply(number: int) -> None:
@@ -282,9 +281,7 @@ def produce_steps(world: World, count: int) -> dict[str, float]:
     base_us = each_us(lambda _: (decision.batches[0]._replace(offset=1),), count)
     steps["apply"] = each_us(apply, count) - base_us
     steps["what becomes visible"] = each_us(lambda _: state.visible_after((), decision.batches), count)
-    del entry
-    call_us = each_us(lambda _: Call(world.connection, 0, 10, 1, "x", None), count)
-    steps["make the Call"] = call_us
+    steps["make the Call"] = each_us(lambda _: Call(world.connection, 0, 10, 1, "x", None), count)
     return steps
 
 
@@ -296,10 +293,8 @@ def append_steps(folder: Path, count: int) -> dict[str, float]:
         pass
     loop = Loop()
     told = SimpleNamespace(synced=lambda _: None, failed=lambda _: None)
-    storage.start(told, loop.call_soon_threadsafe, lambda: [])
+    storage.start(told, loop.call_soon_threadsafe, list)
     data = batch(Session(ProducerId(1), Epoch(0)), 0, b"x" * 100, is_transactional=False)
-    from oncelog.storage.contract import Entry, StoredBatch
-
     entries = [Entry(bytes(8), [StoredBatch(1, number, number + 1, 1, data)]) for number in range(2 * count)]  # type: ignore[arg-type]
     append_us = each_us(lambda number: storage.append(entries[number]), count)
     storage.flush()
@@ -327,14 +322,12 @@ def fetch_steps(world: World, count: int) -> dict[str, float]:
     assert len(world.ask(at_end)) > 150
     steps = {"whole: one batch there": each_us(lambda _: world.tell(at_end), count)}
     steps["header, checker, kio"] = each_us(lambda _: read_request(at_end[4:], BOUNDS), count)
-    produce_us = each_us(lambda number: world.tell(frames[number]), 9)
 
     def wait(number: int) -> None:
         world.tell(waits[number])
         world.tell(frames[used + number])
 
     waits = [fetch_frame(used + number, wait_ms=500, partition=1) for number in range(count)]
-    del produce_us
     steps["whole: wait, Produce, woken"] = each_us(wait, count)
     return steps
 
