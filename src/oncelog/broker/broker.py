@@ -10,6 +10,7 @@ Knows no socket: connections are ``Peer``s, and the loop is what broker/lane.py 
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -20,6 +21,7 @@ from oncelog.broker.call import Body, Call
 from oncelog.broker.fetching import Fetching
 from oncelog.broker.lane import Lane, Loop
 from oncelog.broker.meters import Fence, Meters
+from oncelog.broker.observe import FENCES_MAX, FencedProducer
 from oncelog.broker.upkeep import Upkeep
 from oncelog.engine import transactions
 from oncelog.engine.connections import Connections, LateRequest
@@ -27,7 +29,7 @@ from oncelog.engine.decision import Decision, Level, Ticket
 from oncelog.engine.state import State
 from oncelog.model.errors import ErrorCode, Refusal, StorageError
 from oncelog.model.ids import Position
-from oncelog.model.rows import Cluster
+from oncelog.model.rows import Cluster, Transaction
 from oncelog.storage.contract import Storage
 
 NODE_ID: Final = 1
@@ -85,10 +87,13 @@ class Broker:
         self.on_failure: Callable[[StorageError], None] = lambda _: None
         #: Called with True when producers must pause, False when they may go on.
         self.on_pressure: Callable[[bool], None] = lambda _: None
+        #: The producers that were fenced most recently, for those who ask why (rule D5).
+        self.fences: deque[FencedProducer] = deque(maxlen=FENCES_MAX)
         self._parked: dict[Ticket, Call] = {}
         self._ticket_last = 0
         self.lane.on_visible = self.fetching.wake
         self.lane.on_alarm = self.upkeep.ring
+        self.lane.on_sync = self.meters.synced
         self.lane.on_failure = self._failed
         self.lane.on_pressure = lambda is_high: self.on_pressure(is_high)
 
@@ -105,10 +110,18 @@ class Broker:
         if not self.state.cluster_id:
             self.lane.commit(Decision(rows=(Cluster(_cluster_id(self.new_id())),)), now_ms)
         if not is_same_boot:
-            for decision in transactions.decide_all_lost(self.state, now_ms):
+            lost = [row for row in self.state.transactions.values() if transactions.is_open(row)]
+            for before, decision in zip(lost, transactions.decide_all_lost(self.state, now_ms), strict=True):
                 self.lane.commit(decision, now_ms)
-                self.meters.fenced(Fence.MACHINE_RESTARTED)
+                self.fenced(Fence.MACHINE_RESTARTED, before, "the machine restarted while the transaction was open")
         self.upkeep.start(now_ms)
+
+    def release(self) -> None:
+        """Before a stop: let nobody wait. Fetches get what there is; whoever waits for a group's rebalance comes again."""
+        self.fetching.close()
+        for call in self._parked.values():
+            call.peer.close("the broker stops")
+        self._parked.clear()
 
     def close(self) -> None:
         """Make everything safe and release the folder. Blocks; nothing may be routed afterwards."""
@@ -175,6 +188,20 @@ class Broker:
             self.meters.fenced(Fence.OLD_EPOCH)
         self.log.debug("refused", api=HANDLERS[call.api_key].name, peer=call.peer.address, why=str(refusal))
         return refusal.code
+
+    def fenced(self, fence: Fence, before: Transaction, why: str) -> None:
+        """``before`` is the producer that lost its transactional id, and whose open transaction was aborted (rule D5)."""
+        self.meters.fenced(fence)
+        self.fences.append(
+            FencedProducer(
+                self.now_ms(), before.id, before.producer_id, before.epoch, fence.value, why, before.client_address
+            )
+        )
+        say = self.log.info if fence is Fence.REPLACED else self.log.warning
+        say(
+            "producer fenced", reason=fence.value, transactional_id=before.id, producer_id=before.producer_id,
+            epoch=before.epoch, client=before.client_address, why=why,
+        )  # fmt: skip
 
     def _failed(self, error: StorageError) -> None:
         self.log.error("storage failed, the broker stops", why=str(error))

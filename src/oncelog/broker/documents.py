@@ -1,4 +1,4 @@
-"""Writes docs/settings.md and docs/apis.md from the tables: ``python -m oncelog.broker.documents [FOLDER]``.
+"""Writes docs/settings.md, docs/apis.md and docs/metrics.md from the tables: ``python -m oncelog.broker.documents [FOLDER]``.
 
 The pages say what the code does because they are made of it; a test holds the files in the tree against ``pages()``.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from oncelog.broker.apis import HANDLERS, Handler
 from oncelog.broker.apis.cluster import FEATURES
+from oncelog.broker.exposition import METRICS
+from oncelog.broker.meters import Fence
 from oncelog.engine.config_tables import BROKER_SETTINGS, TOPIC_SETTINGS, Setting
 from oncelog.engine.configs import BROKER_IN_FORCE, TOPIC_IN_FORCE
 
@@ -39,10 +41,24 @@ What the broker answers to ApiVersions, and how each API behaves. An API that is
 version that is not served closes the connection, as in Kafka; ApiVersions itself is answered in version 0 with error 35.
 """
 
+_METRICS = """# Metrics
+
+`oncelog serve --metrics 127.0.0.1:9464` serves these pages to whoever reaches that address; only GET, no login:
+
+- `/metrics`: everything below, as Prometheus reads it. Counters begin at 0 with each start of the broker.
+- `/healthz`: 200 and a line of JSON while the broker serves, 503 from the moment at which it begins to stop or has failed.
+- `/transactions`: every transactional id with its open transaction, as JSON; open ones first, the oldest first.
+- `/fences`: the newest 1,000 producers that were fenced since the start: when, why, and by whom (rule D5).
+
+Worth an alarm: `oncelog_transaction_oldest_seconds` above what your transactions take (read_committed readers wait for it),
+`oncelog_fences_total` where nothing was deployed, `oncelog_sync_seconds` when its high buckets fill, and no answer at all.
+`oncelog_sync_entries` beside it says how many requests shared one sync.
+"""
+
 
 def pages() -> dict[str, str]:
     """The text of each page by its file's name."""
-    return {"settings.md": _settings_page(), "apis.md": _apis_page()}
+    return {"settings.md": _settings_page(), "apis.md": _apis_page(), "metrics.md": _metrics_page()}
 
 
 def _settings_page() -> str:
@@ -122,6 +138,17 @@ def _behaviour(handler: Handler) -> str:
                 text = text.removeprefix(versions + end)
                 return (text[:1].upper() + text[1:]).replace("|", "\\|")
     return text.replace("|", "\\|")
+
+
+def _metrics_page() -> str:
+    parts = [_METRICS, _MADE, "| metric | kind | labels | what it says |", "|---|---|---|---|"]
+    for name, (kind, text, labels) in METRICS.items():
+        word = kind.__name__.removesuffix("MetricFamily").lower()
+        shown = f"{name}_total" if word == "counter" else name
+        parts.append(f"| `{shown}` | {word} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
+    parts += ["\n## Reasons of `oncelog_fences_total`\n", "| reason | what happened |", "|---|---|"]
+    parts += (f"| `{fence.value}` | {fence.sentence} |" for fence in Fence)
+    return "\n".join(parts) + "\n"
 
 
 def main(arguments: list[str]) -> int:

@@ -61,6 +61,7 @@ class Broker:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_closed = False
+        self._stopping: asyncio.Task[None] | None = None
         self._closing = threading.Lock()
 
     # -- where it is --------------------------------------------------------------------------------------------------
@@ -134,6 +135,7 @@ class Broker:
         self._failure = error
         assert self._loop is not None
         self._stopping = self._loop.create_task(self._node.stop())
+        self._stopping.add_done_callback(_looked_at)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -154,6 +156,12 @@ class Broker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+
+def _looked_at(stopping: asyncio.Task[None]) -> None:
+    """What ended the broker is known already; what went wrong while it let go comes after it."""
+    if not stopping.cancelled():
+        stopping.exception()
 
 
 def _text(value: Value) -> str:

@@ -1,12 +1,13 @@
 """The broker's meters and state in Prometheus' text form. Imported when metrics are asked for, as it is slow to import.
 
-Every name here is listed in docs/metrics.md.
+``METRICS`` is the one list of names; docs/metrics.md is made of it. Labels have few values (law 8): APIs and their versions,
+reasons, error codes; partitions only where an open transaction holds readers back, and at most ``observe.LAGS_MAX`` of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import (
@@ -26,9 +27,60 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _ERROR_NAMES: Final = {int(code): code.name for code in ErrorCode}
 
-#: The buckets shown: from 64 microseconds to 16 seconds.
-_BUCKET_FIRST: Final = 6
-_BUCKET_LAST: Final = 24
+#: The buckets shown of durations, from 64 microseconds to 16 seconds; and of sizes of groups, from 1 to 16383.
+_SECONDS_SHOWN: Final = (6, 24, 1e6, 0)
+_COUNTS_SHOWN: Final = (1, 14, 1, 1)
+
+
+class Described(NamedTuple):
+    """One metric: its kind, what it says, its labels."""
+
+    kind: type[Any]
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+METRICS: Final[dict[str, Described]] = {
+    "oncelog_requests": Described(CounterMetricFamily, "Requests answered.", ("api", "version")),
+    "oncelog_request_seconds": Described(
+        HistogramMetricFamily, "From a request's last byte to its reply's leaving; waiting fetches wait here.", ("api",)
+    ),
+    "oncelog_request_bytes": Described(CounterMetricFamily, "Bytes of requests.", ("api",)),
+    "oncelog_response_bytes": Described(CounterMetricFamily, "Bytes of replies.", ("api",)),
+    "oncelog_refusals": Described(CounterMetricFamily, "Refusals, by the name of the error code.", ("error",)),
+    "oncelog_sync_seconds": Described(
+        HistogramMetricFamily, "Syncs of the journal to the disk; all 0 where the durability is not fsync."
+    ),
+    "oncelog_sync_entries": Described(
+        HistogramMetricFamily, "Journal entries that one sync made safe: the size of a group."
+    ),
+    "oncelog_journal_bytes": Described(GaugeMetricFamily, "Bytes of the journal's files."),
+    "oncelog_unsynced_bytes": Described(GaugeMetricFamily, "Bytes appended and not yet safe."),
+    "oncelog_transactions_open": Described(GaugeMetricFamily, "Transactions under way."),
+    "oncelog_transaction_oldest_seconds": Described(
+        GaugeMetricFamily, "Age of the oldest open transaction; 0 if none is open."
+    ),
+    "oncelog_transaction_timeouts": Described(CounterMetricFamily, "Transactions that timed out."),
+    "oncelog_last_stable_offset_lag": Described(
+        GaugeMetricFamily,
+        f"Offsets that an open transaction keeps from read_committed readers; at most {observe.LAGS_MAX} partitions, "
+        "those with the most.",
+        ("topic", "partition"),
+    ),
+    "oncelog_fences": Described(
+        CounterMetricFamily, "Producers fenced, and requests of fenced producers, by reason.", ("reason",)
+    ),
+    "oncelog_transactional_ids": Described(GaugeMetricFamily, "Transactional ids known."),
+    "oncelog_producers": Described(GaugeMetricFamily, "Producers remembered, summed over partitions."),
+    "oncelog_topics": Described(GaugeMetricFamily, "Topics."),
+    "oncelog_partitions": Described(GaugeMetricFamily, "Partitions of all topics."),
+    "oncelog_groups": Described(GaugeMetricFamily, "Consumer groups."),
+    "oncelog_connections": Described(GaugeMetricFamily, "Open client connections."),
+    "oncelog_connections_accepted": Described(CounterMetricFamily, "Client connections accepted."),
+    "oncelog_connections_broken": Described(
+        CounterMetricFamily, "Connections closed by the broker for what came by them."
+    ),
+}
 
 
 class BrokerCollector(Collector):
@@ -54,82 +106,53 @@ class BrokerCollector(Collector):
         yield from self._seen()
 
     def _requests(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily("oncelog_requests", "Requests answered.", labels=["api", "version"])
-        bytes_in = CounterMetricFamily("oncelog_request_bytes", "Bytes of requests.", labels=["api"])
-        bytes_out = CounterMetricFamily("oncelog_response_bytes", "Bytes of replies.", labels=["api"])
-        latency = HistogramMetricFamily(
-            "oncelog_request_seconds", "From a request's last byte to its reply's leaving.", labels=["api"]
-        )
+        requests, latency = _family("oncelog_requests"), _family("oncelog_request_seconds")
+        bytes_in, bytes_out = _family("oncelog_request_bytes"), _family("oncelog_response_bytes")
         totals: dict[str, tuple[Histogram, list[int]]] = {}
         for (api_key, version), cell in sorted(self._meters.requests.items()):
             name = self._api_names.get(api_key, str(api_key))
             requests.add_metric([name, str(version)], cell.count)
             histogram, sizes = totals.setdefault(name, (Histogram(), [0, 0]))
             histogram.count += cell.count
-            histogram.seconds += cell.seconds
+            histogram.sum += cell.sum
             histogram.buckets = [a + b for a, b in zip(histogram.buckets, cell.buckets, strict=True)]
             sizes[0] += cell.bytes_in
             sizes[1] += cell.bytes_out
         for name, (histogram, sizes) in totals.items():
-            latency.add_metric([name], _buckets(histogram), histogram.seconds)
+            latency.add_metric([name], *_shown(histogram, *_SECONDS_SHOWN))
             bytes_in.add_metric([name], sizes[0])
             bytes_out.add_metric([name], sizes[1])
         return iter((requests, latency, bytes_in, bytes_out))
 
     def _counted(self) -> Iterator[Metric]:
         meters = self._meters
-        syncs = HistogramMetricFamily("oncelog_sync_seconds", "Syncs of the journal.")
-        syncs.add_metric([], _buckets(meters.syncs), meters.syncs.seconds)
-        yield syncs
-        yield CounterMetricFamily(
-            "oncelog_synced_entries",
-            "Journal entries made safe; by syncs: the size of a group.",
-            value=meters.entries_synced,
-        )
-        fences = CounterMetricFamily("oncelog_fences", "Producers fenced, by reason.", labels=["reason"])
-        for fence, count in meters.fences.items():
-            fences.add_metric([fence.value], count)
-        yield fences
-        refusals = CounterMetricFamily("oncelog_refusals", "Requests refused, by error code.", labels=["error"])
-        for code, count in sorted(meters.refusals.items()):
-            refusals.add_metric([_ERROR_NAMES.get(code, str(code))], count)
-        yield refusals
-        yield CounterMetricFamily(
-            "oncelog_transaction_timeouts", "Transactions that timed out.", value=meters.transaction_timeouts
-        )
-        yield _gauge("oncelog_connections", "Open client connections.", meters.connections_open)
-        yield CounterMetricFamily(
-            "oncelog_connections_accepted", "Client connections accepted.", value=meters.connections_accepted
-        )
-        yield CounterMetricFamily(
-            "oncelog_connections_refused",
-            "Connections closed for what came by them.",
-            value=meters.connections_closed_bad,
-        )
+        refusals = ((_ERROR_NAMES.get(code, str(code)), count) for code, count in sorted(meters.refusals.items()))
+        yield _by_label("oncelog_refusals", refusals)
+        syncs, groups = _family("oncelog_sync_seconds"), _family("oncelog_sync_entries")
+        syncs.add_metric([], *_shown(meters.syncs, *_SECONDS_SHOWN))
+        groups.add_metric([], *_shown(meters.sync_groups, *_COUNTS_SHOWN))
+        yield from (syncs, groups)
+        yield _by_label("oncelog_fences", ((fence.value, count) for fence, count in meters.fences.items()))
+        yield _single("oncelog_transaction_timeouts", meters.transaction_timeouts)
+        yield _single("oncelog_connections", meters.connections_open)
+        yield _single("oncelog_connections_accepted", meters.connections_accepted)
+        yield _single("oncelog_connections_broken", meters.connections_closed_bad)
 
     def _seen(self) -> Iterator[Metric]:
         totals = observe.totals(self._state, self._clock_ms())
-        yield _gauge("oncelog_topics", "Topics.", totals.topics)
-        yield _gauge("oncelog_partitions", "Partitions of all topics.", totals.partitions)
-        yield _gauge("oncelog_producers", "Producers remembered, summed over partitions.", totals.producers)
-        yield _gauge("oncelog_groups", "Consumer groups.", totals.groups)
-        yield _gauge("oncelog_transactional_ids", "Transactional ids known.", totals.transactional_ids)
-        yield _gauge("oncelog_transactions_open", "Transactions under way.", totals.transactions_open)
-        yield _gauge(
-            "oncelog_transaction_oldest_seconds",
-            "Age of the oldest open transaction; 0 if none is open.",
-            totals.oldest_open_ms / 1000,
-        )
-        lag = GaugeMetricFamily(
-            "oncelog_last_stable_offset_lag",
-            f"Records held back by open transactions; the {observe.LAGS_MAX} partitions with the most.",
-            labels=["topic", "partition"],
-        )
+        yield _single("oncelog_topics", totals.topics)
+        yield _single("oncelog_partitions", totals.partitions)
+        yield _single("oncelog_producers", totals.producers)
+        yield _single("oncelog_groups", totals.groups)
+        yield _single("oncelog_transactional_ids", totals.transactional_ids)
+        yield _single("oncelog_transactions_open", totals.transactions_open)
+        yield _single("oncelog_transaction_oldest_seconds", totals.oldest_open_ms / 1000)
+        lag = _family("oncelog_last_stable_offset_lag")
         for one in observe.lags(self._state):
-            lag.add_metric([one.topic, str(one.partition)], one.records)
+            lag.add_metric([one.topic, str(one.partition)], one.offsets)
         yield lag
-        yield _gauge("oncelog_journal_bytes", "Bytes in use in the journal.", self._journal_bytes())
-        yield _gauge("oncelog_unsynced_bytes", "Bytes appended and not yet synced.", self._unsynced_bytes())
+        yield _single("oncelog_journal_bytes", self._journal_bytes())
+        yield _single("oncelog_unsynced_bytes", self._unsynced_bytes())
 
 
 def text_of(collector: BrokerCollector) -> bytes:
@@ -139,17 +162,37 @@ def text_of(collector: BrokerCollector) -> bytes:
     return generate_latest(registry)
 
 
-def _gauge(name: str, what: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, what, value=value)
+def _family(name: str) -> Any:
+    described = METRICS[name]
+    return described.kind(name, described.text, labels=described.labels)
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulative counts; bucket i holds what is below 2**i microseconds."""
+def _single(name: str, value: float) -> Metric:
+    described = METRICS[name]
+    metric: Metric = described.kind(name, described.text, value=value)
+    return metric
+
+
+def _by_label(name: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = _family(name)
+    for label, value in values:
+        family.add_metric([label], value)
+    metric: Metric = family
+    return metric
+
+
+def _shown(
+    histogram: Histogram, first: int, last: int, scale: float, below: int
+) -> tuple[list[tuple[str, float]], float]:
+    """Cumulative counts, bucket i of what is below 2**i, and the sum, both divided by ``scale``.
+
+    Whole numbers (``below`` 1) are below 2**i if they are at most 2**i - 1, which is what Prometheus asks for.
+    """
     shown: list[tuple[str, float]] = []
-    total = sum(histogram.buckets[:_BUCKET_FIRST])
-    for bucket in range(_BUCKET_FIRST, BUCKETS):
+    total = sum(histogram.buckets[:first])
+    for bucket in range(first, BUCKETS):
         total += histogram.buckets[bucket]
-        if bucket <= _BUCKET_LAST:
-            shown.append((repr(2**bucket / 1e6), total))
+        if bucket <= last:
+            shown.append((repr((2**bucket - below) / scale), total))
     shown.append(("+Inf", total))
-    return shown
+    return shown, histogram.sum / scale

@@ -72,11 +72,14 @@ class Lane:
         self.on_visible: Callable[[Iterable[Visible]], None] = lambda _: None
         #: Called when an alarm may be due; set by the broker.
         self.on_alarm: Callable[[], None] = lambda: None
+        #: Called with the seconds that a sync took and the entries that it made safe; set by the broker.
+        self.on_sync: Callable[[float, int], None] = lambda _seconds, _entries: None
         #: Called once when the storage has failed (law 7); set by the broker.
         self.on_failure: Callable[[StorageError], None] = lambda _: None
         #: Called with True when too much waits for the disk, with False when no more; set by the broker.
         self.on_pressure: Callable[[bool], None] = lambda _: None
         self.failure: StorageError | None = None
+        self._position_told = Position(0)
         #: Position of the newest change to the catalog, for reads that only show the catalog.
         self.catalog_position = Position(0)
 
@@ -97,6 +100,7 @@ class Lane:
 
     def start(self) -> None:
         """Begin to work, after ``recover``."""
+        self._position_told = self.storage.position_synced
         self.storage.start(self, self._loop.call_soon_threadsafe, self._snapshot)
         for log in self.state.logs.values():
             if log.offset_start:
@@ -198,6 +202,8 @@ class Lane:
 
     def synced(self, position: Position) -> None:
         """All up to ``position`` is safe: readers see it, then the replies leave (rules D2, D3)."""
+        self.on_sync(self.storage.sync_seconds, position - self._position_told)
+        self._position_told = position
         shown: list[Visible] = []
         while self._shown and self._shown[0].position <= position:
             shown += self._shown.popleft().visible

@@ -62,11 +62,12 @@ def _nowhere(line: str) -> None:
 
 
 def _text_line(now: str, level: str, event: str, fields: dict[str, Any]) -> str:
-    shown = "".join(f" {name}={_quoted(value)}" for name, value in fields.items())
+    shown = "".join(f" {name}={quoted(value)}" for name, value in fields.items())
     return f"{now} {level:<7} {event}{shown}\n"
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
+    """One field's value: as it is if that can't be misread, else as a JSON string."""
     text = _short(str(value))
     if text and text.isprintable() and not any(character in " =\"'" for character in text):
         return text

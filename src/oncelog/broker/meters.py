@@ -12,36 +12,44 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-#: Histogram buckets: bucket i counts values below 2**i microseconds; the last one everything above.
+#: Histogram buckets: bucket i counts values below 2**i; the last one everything above.
 BUCKETS: Final = 27
 
 
 class Fence(StrEnum):
-    """Why a producer was fenced or a request of it refused (rules D4, D5)."""
+    """Why a producer was fenced or a request of it refused (rules D4, D5); ``sentence`` is for people."""
 
-    REPLACED = "replaced"
-    TIMED_OUT = "timed_out"
-    MACHINE_RESTARTED = "machine_restarted"
-    OPERATOR = "operator"
-    LATE_REQUEST = "late_request"
-    OLD_EPOCH = "old_epoch"
+    sentence: str
+
+    def __new__(cls, word: str, sentence: str) -> Fence:
+        self = str.__new__(cls, word)
+        self._value_ = word
+        self.sentence = sentence
+        return self
+
+    REPLACED = "replaced", "Another instance called InitProducerId with the same transactional id."
+    TIMED_OUT = "timed_out", "Its transaction was open for longer than transaction.timeout.ms, and was aborted."
+    MACHINE_RESTARTED = "machine_restarted", "The machine went down with its transaction open, which was aborted."
+    OPERATOR = "operator", "An operator has aborted its transaction."
+    LATE_REQUEST = "late_request", "A request came by a connection that its client had given up, and was refused (D4)."
+    OLD_EPOCH = "old_epoch", "A request of a producer that was fenced before, and was refused."
 
 
 class Histogram:
-    """Durations in powers of two of a microsecond."""
+    """Whole numbers in powers of two; durations are in microseconds."""
 
-    __slots__ = ("buckets", "count", "seconds")
+    __slots__ = ("buckets", "count", "sum")
 
     def __init__(self) -> None:
         self.buckets = [0] * BUCKETS
         self.count = 0
-        self.seconds = 0.0
+        self.sum = 0
 
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
+    def add(self, value: int) -> None:
+        """Count one."""
         self.count += 1
-        self.seconds += seconds
-        bucket = int(seconds * 1e6).bit_length()
+        self.sum += value
+        bucket = value.bit_length()
         self.buckets[bucket if bucket < BUCKETS else BUCKETS - 1] += 1
 
 
@@ -66,8 +74,9 @@ class Meters:
         self.refusals: dict[int, int] = {}
         self.fences: dict[Fence, int] = dict.fromkeys(Fence, 0)
         self.transaction_timeouts = 0
+        #: What the syncs of the journal took, and how many entries each made safe.
         self.syncs = Histogram()
-        self.entries_synced = 0
+        self.sync_groups = Histogram()
         self.connections_open = 0
         self.connections_accepted = 0
         #: Connections that the broker closed because of what came by them.
@@ -78,11 +87,12 @@ class Meters:
         cell = self.requests.get((api_key, version))
         if cell is None:
             cell = self.requests[api_key, version] = Requests()
+        micros = int(seconds * 1e6)
         cell.count += 1
-        cell.seconds += seconds
+        cell.sum += micros
         cell.bytes_in += bytes_in
         cell.bytes_out += bytes_out
-        bucket = int(seconds * 1e6).bit_length()
+        bucket = micros.bit_length()
         cell.buckets[bucket if bucket < BUCKETS else BUCKETS - 1] += 1
 
     def refused(self, code: int) -> None:
@@ -95,8 +105,8 @@ class Meters:
 
     def synced(self, seconds: float, entries: int) -> None:
         """One sync of the journal made ``entries`` entries safe."""
-        self.syncs.add(seconds)
-        self.entries_synced += entries
+        self.syncs.add(int(seconds * 1e6))
+        self.sync_groups.add(entries)
 
     def connected(self) -> None:
         """A connection was accepted."""

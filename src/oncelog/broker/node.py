@@ -28,6 +28,8 @@ from oncelog.broker.settings import Address, AddressError, Durability, Settings,
 from oncelog.model.errors import StorageError
 from oncelog.storage.contract import Storage
 
+_JSON: Final = "application/json"
+
 #: How long a stop waits for requests that are under way.
 GRACE_SECONDS: Final = 10.0
 
@@ -44,7 +46,7 @@ class Node:
         self._server: Server | None = None
         self._admin: AdminServer | None = None
         self._storage: Storage | None = None
-        self._is_stopping = False
+        self._stopping: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
 
     async def start(self) -> None:
@@ -60,11 +62,13 @@ class Node:
             broker = self._open(loop)
             undo.callback(self._let_go)
             self._server = server = self._serve(loop, broker)
-            await server.listen_on(sockets)
-            if admin_sockets:
+            with _told_as(self.settings.listen):
+                await server.listen_on(sockets)
+            if self.settings.metrics is not None:
                 self.metrics_port = admin_sockets[0].getsockname()[1]
                 self._admin = AdminServer(self._routes(broker))
-                await self._admin.listen(admin_sockets)
+                with _told_as(self.settings.metrics):
+                    await self._admin.listen(admin_sockets)
             undo.pop_all()
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> Broker:
@@ -97,14 +101,19 @@ class Node:
         return server
 
     async def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Answer what is under way, make everything safe, release everything. After a failure only the latter."""
-        if self._is_stopping:
-            return
-        self._is_stopping = True
+        """Answer what is under way, make everything safe, release everything. After a failure only the latter.
+
+        Again, also while it stops: waits for the same end.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(grace_seconds))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_seconds: float) -> None:
         if self._admin is not None:
             self._admin.close()
         if self._server is not None:
-            release = self.broker.fetching.close if self.broker is not None else lambda: None
+            release = self.broker.release if self.broker is not None else lambda: None
             await self._server.close(0 if self._failure is not None else grace_seconds, release)
         self._let_go()
 
@@ -152,14 +161,15 @@ class Node:
         return {
             "/metrics": lambda: Answer(200, text_of(collector), CONTENT_TYPE),
             "/healthz": lambda: self._health(broker),
-            "/transactions": lambda: Answer(200, _json(observe.transactions(broker.state, broker.now_ms()))),
+            "/transactions": lambda: Answer(200, _json(observe.transactions(broker.state, broker.now_ms())), _JSON),
+            "/fences": lambda: Answer(200, _json(list(broker.fences)), _JSON),
         }
 
     def _health(self, broker: Broker) -> Answer:
-        if self._failure is not None or self._is_stopping:
+        if self._failure is not None or self._stopping is not None:
             return Answer(503, b"stopping\n")
         totals = observe.totals(broker.state, broker.now_ms())
-        return Answer(200, _json({"is_ready": True} | totals._asdict()), "application/json")
+        return Answer(200, _json({"is_ready": True} | totals._asdict()), _JSON)
 
 
 def _json(value: object) -> bytes:
@@ -215,11 +225,24 @@ def reserve(address: Address) -> list[socket.socket]:
         return bound
     for one in bound:
         one.close()
+    raise _taken(address, problem)
+
+
+def _taken(address: Address, problem: OSError | None) -> AddressError:
     why = problem.strerror if problem is not None and problem.strerror else problem
-    raise AddressError(
+    return AddressError(
         f"can't listen on {address}: {why}. "
         "Stop what uses that address, or choose another one (port 0 takes any that is free)."
     )
+
+
+@contextlib.contextmanager
+def _told_as(address: Address) -> Iterator[None]:
+    """Another process may have begun to listen on the same address since it was reserved."""
+    try:
+        yield
+    except OSError as error:
+        raise _taken(address, error) from error
 
 
 def _bound(family: int, where: tuple[Any, ...]) -> socket.socket:

@@ -1,7 +1,7 @@
 """What may be seen of a running broker: read-only values, made when somebody asks.
 
 Metrics, the command line and the console look through here and nowhere else. Nothing returned refers to live state.
-Each function walks what it reports, so its cost grows with it; ``LAGS_MAX`` and ``TRANSACTIONS_MAX`` bound the answers.
+Each function walks what it reports, so its cost grows with it; ``LAGS_MAX`` and others bound the answers.
 Rules D5 (why a producer was fenced), R1 (last stable offset).
 """
 
@@ -10,19 +10,15 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from oncelog.engine.state import State
+from oncelog.engine.transactions import state_name_of
 from oncelog.model.rows import Transaction, TransactionState
 
 #: Partitions whose lag is reported; those that lag most come first.
 LAGS_MAX: Final = 1_000
+#: Producers fenced most recently that are remembered.
+FENCES_MAX: Final = 1_000
 #: Transactional ids that one answer lists; open ones first, the oldest of them first.
 TRANSACTIONS_MAX: Final = 10_000
-
-_STATE_NAMES: Final = {
-    TransactionState.EMPTY: "Empty",
-    TransactionState.ONGOING: "Ongoing",
-    TransactionState.COMPLETE_COMMIT: "CompleteCommit",
-    TransactionState.COMPLETE_ABORT: "CompleteAbort",
-}
 
 
 class Totals(NamedTuple):
@@ -38,11 +34,11 @@ class Totals(NamedTuple):
 
 
 class Lag(NamedTuple):
-    """Records between the last stable offset and the high watermark of a partition, held back by an open transaction."""
+    """Offsets between the last stable one and the high watermark of a partition: held back by an open transaction."""
 
     topic: str
     partition: int
-    records: int
+    offsets: int
 
 
 class SeenTransaction(NamedTuple):
@@ -58,6 +54,18 @@ class SeenTransaction(NamedTuple):
     groups: tuple[str, ...]
     client_address: str
     fence_reason: str
+
+
+class FencedProducer(NamedTuple):
+    """A producer that lost its transactional id (rule D5). ``reason`` is a word of broker/meters.py's Fence."""
+
+    time_ms: int
+    transactional_id: str
+    producer_id: int
+    epoch: int
+    reason: str
+    why: str
+    client_address: str
 
 
 def totals(state: State, now_ms: int) -> Totals:
@@ -81,7 +89,7 @@ def lags(state: State) -> list[Lag]:
         for log in state.logs.values()
         if log.stable_offset < log.high_watermark
     ]
-    found.sort(key=lambda lag: (-lag.records, lag.topic, lag.partition))
+    found.sort(key=lambda lag: (-lag.offsets, lag.topic, lag.partition))
     return found[:LAGS_MAX]
 
 
@@ -102,7 +110,7 @@ def _seen(state: State, row: Transaction, now_ms: int) -> SeenTransaction:
     logs = [state.logs[log_id] for log_id in row.logs if log_id in state.logs]
     return SeenTransaction(
         id=row.id,
-        state=_STATE_NAMES[row.state],
+        state=state_name_of(row.state),
         producer_id=row.producer_id,
         epoch=row.epoch,
         timeout_ms=row.timeout_ms,

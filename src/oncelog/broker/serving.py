@@ -18,6 +18,7 @@ from typing import Any, Final
 import uvloop
 
 from oncelog.broker.broker import Log
+from oncelog.broker.log_lines import quoted
 from oncelog.broker.node import Node
 from oncelog.broker.settings import Settings
 from oncelog.model.errors import StorageError
@@ -92,7 +93,7 @@ def _end_at_once(number: int, frame: Any) -> None:
 
 def _say_ready(node: Node, began_ns: int) -> None:
     settings = node.settings
-    data = settings.data if settings.data is not None else "-"
+    data = quoted(settings.data) if settings.data is not None else "-"
     ready_ms = (time.monotonic_ns() - began_ns) // _NS_PER_MS
     metrics = f" metrics={settings.metrics._replace(port=node.metrics_port)}" if settings.metrics is not None else ""
     line = (

@@ -145,6 +145,8 @@ def settings_of(
     if data is None and folders:
         data = _folder(folders[0])
     configs.check_static(named)
+    if listen is not None and listen == metrics and not listen.endswith(":0"):
+        raise SettingError(f"listen and metrics are both {listen}: give the metrics another port.")
     level = parse_durability(durability or "fsync")
     if level is Durability.MEMORY and data is not None:
         raise SettingError("durability memory keeps no files: leave the data folder out, or choose fsync or written.")

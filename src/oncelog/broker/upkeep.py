@@ -61,12 +61,9 @@ class Upkeep:
         decision = transactions.decide_timeout(broker.state, transactional_id, now_ms)
         if decision is not None and before is not None:
             broker.commit(None, decision)
-            broker.meters.fenced(Fence.TIMED_OUT)
             broker.meters.transaction_timeouts += 1
-            broker.log.warning(
-                "transaction timed out, aborted", transactional_id=transactional_id, producer_id=before.producer_id,
-                epoch=before.epoch, timeout_ms=before.timeout_ms, client=before.client_address,
-            )  # fmt: skip
+            why = f"the transaction was open for longer than its timeout of {before.timeout_ms} ms"
+            broker.fenced(Fence.TIMED_OUT, before, why)
             return
         after = broker.state.transactions.get(transactional_id)
         if after is not None and transactions.is_open(after):

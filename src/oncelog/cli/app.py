@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 import oncelog
+from oncelog.cli.failures import CommandError, ExitCode
 
 _BOOTSTRAP: Final = "127.0.0.1:9092"
 _ADMIN: Final = "127.0.0.1:9464"
@@ -27,10 +28,12 @@ app.command(topics_app)
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line."""
-    from oncelog.cli.failures import CommandError
-
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = app(list(sys.argv[1:] if arguments is None else arguments), result_action="return_value")
+        result = app(words, result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        print(f"oncelog: {_sentence(error)} See `{_asked(words)} --help`.", file=sys.stderr)
+        return ExitCode.USAGE
     except CommandError as error:
         print(f"oncelog: {error}", file=sys.stderr)
         return error.exit_code
@@ -38,6 +41,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return result if isinstance(result, int) else 0
+
+
+def _sentence(error: CycloptsError) -> str:
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "?", "!")) else text + "."
+
+
+def _asked(words: Sequence[str]) -> str:
+    """The command that was meant, as far as it exists."""
+    names, commands, _ = app.parse_commands(list(words))
+    return " ".join(("oncelog", *names)) if commands else "oncelog"
 
 
 @app.command
@@ -94,6 +108,8 @@ def serve(
     log_level
         The least important events that are logged.
     """
+    # kio loads Hypothesis where it is installed, for tests of its own kind; here that would double the time of a start.
+    sys.modules.setdefault("hypothesis", None)  # type: ignore[arg-type]
     from oncelog.cli.serve import serve_forever
 
     return serve_forever(

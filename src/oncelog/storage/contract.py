@@ -88,6 +88,10 @@ class Storage(Protocol):
         """Bytes appended and not yet synced, for the bound in model/limits.py."""
 
     @property
+    def sync_seconds(self) -> float:
+        """How long the newest sync took that ``Notify.synced`` told of; 0 where nothing is synced to a disk."""
+
+    @property
     def journal_bytes(self) -> int:
         """Bytes that the journal has on disk."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,7 @@ class FileStorage(Reading):
         self._logs = Logs(tail_bytes)
         self._appended = self._written = self._synced = self._asked = Position(0)
         self._bytes_appended = self._bytes_written = self._bytes_synced = self._bytes_asked = 0
+        self._sync_seconds = 0.0
         self._notify: Notify | None = None
         self._post: Callable[[Callable[[], None]], object] | None = None
         self._failure: StorageError | None = None
@@ -93,6 +95,11 @@ class FileStorage(Reading):
     def bytes_unsynced(self) -> int:
         """See the contract."""
         return self._bytes_appended - self._bytes_synced
+
+    @property
+    def sync_seconds(self) -> float:
+        """See the contract."""
+        return self._sync_seconds
 
     @property
     def journal_bytes(self) -> int:
@@ -210,6 +217,7 @@ class FileStorage(Reading):
                 taken.append(self._targets.get())
             is_last = None in taken
             targets = [one for one in taken if isinstance(one, _Target)]
+            began = time.perf_counter()
             try:
                 if targets:
                     self._sync({d for one in targets for d in one.descriptors}, any(one.is_folder for one in targets))
@@ -223,7 +231,8 @@ class FileStorage(Reading):
                 self._tell(partial(self._failed, failure))
                 return
             if targets:
-                self._tell(partial(self._finish_sync, targets[-1].position, targets[-1].bytes_appended))
+                last, seconds = targets[-1], time.perf_counter() - began
+                self._tell(partial(self._finish_sync, last.position, last.bytes_appended, seconds))
 
     def _sync(self, descriptors: set[int], is_folder: bool) -> None:
         for descriptor in descriptors:
@@ -241,10 +250,10 @@ class FileStorage(Reading):
         except RuntimeError:  # the loop is closed: nobody listens any more
             return
 
-    def _finish_sync(self, position: Position, bytes_appended: int) -> None:
+    def _finish_sync(self, position: Position, bytes_appended: int, seconds: float) -> None:
         if not self._is_syncing or self._failure is not None or position <= self._synced:
             return
-        self._synced, self._bytes_synced = position, bytes_appended
+        self._synced, self._bytes_synced, self._sync_seconds = position, bytes_appended, seconds
         if self._notify is not None:
             self._notify.synced(position)
 

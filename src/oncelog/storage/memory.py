@@ -72,6 +72,11 @@ class MemoryStorage(Reading):
         return self._bytes_appended - self._bytes_synced
 
     @property
+    def sync_seconds(self) -> float:
+        """Memory takes no time."""
+        return 0.0
+
+    @property
     def journal_bytes(self) -> int:
         """Memory has no journal."""
         return 0

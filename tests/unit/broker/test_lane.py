@@ -59,6 +59,7 @@ class HandStorage:
         self.position_written = self.position_synced = Position(0)
         self.syncs_wanted = 0
         self.bytes_unsynced = 0
+        self.sync_seconds = 0.0
         self.let_go: list[tuple[Any, ...]] = []
         self.failure: StorageError | None = None
         self.recovered: list[Entry] = []

@@ -80,11 +80,7 @@ def _log_fence(broker: Broker, transactional_id: str, decision: Decision) -> Non
     after = next((row for row in decision.rows if getattr(row, "id", None) == transactional_id), None)
     reason = getattr(after, "fence_reason", "")
     if before is not None and reason:
-        broker.meters.fenced(Fence.REPLACED)
-        broker.log.info(
-            "producer fenced", transactional_id=transactional_id, producer_id=before.producer_id, epoch=before.epoch,
-            why=reason,
-        )  # fmt: skip
+        broker.fenced(Fence.REPLACED, before, reason)
 
 
 def _session_tree(session: Session) -> dict[str, Any]:
@@ -275,7 +271,7 @@ def write_txn_markers(broker: Broker, call: Call) -> None:
                 "partitions": [
                     {
                         "partition_index": index,
-                        "error_code": int(_write_marker(broker, marker, session, topic.name, index)),
+                        "error_code": int(_write_marker(broker, marker, session, topic.name, index, call.peer.address)),
                     }
                     for index in topic.partition_indexes
                 ],
@@ -286,7 +282,7 @@ def write_txn_markers(broker: Broker, call: Call) -> None:
     broker.answer_read(call, {"markers": markers})
 
 
-def _write_marker(broker: Broker, marker: Any, session: Session, topic: str, index: int) -> ErrorCode:
+def _write_marker(broker: Broker, marker: Any, session: Session, topic: str, index: int, peer: str) -> ErrorCode:
     state, now_ms = broker.state, broker.now_ms()
     log = state.log_of(topic, index)
     if log is None:
@@ -300,7 +296,7 @@ def _write_marker(broker: Broker, marker: Any, session: Session, topic: str, ind
             if marker.transaction_result:
                 raise Refusal(ErrorCode.INVALID_TXN_STATE, "only its producer commits a transaction")
             decision = engine.decide_operator_abort(state, row.id, now_ms)
-            broker.meters.fenced(Fence.OPERATOR)
+            broker.fenced(Fence.OPERATOR, row, f"an operator at {peer} has aborted it")
         else:
             decision = engine.decide_marker(
                 log,
