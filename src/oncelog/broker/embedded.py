@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import uvloop
 
+from oncelog.broker.broker import Broker as Core
 from oncelog.broker.log_lines import LogLines
 from oncelog.broker.node import Node
 from oncelog.broker.settings import Address, Settings, settings_of
 from oncelog.model.errors import StorageError
 
 Value = str | int | float | bool
+T = TypeVar("T")
 
 
 class Broker:
@@ -56,13 +58,18 @@ class Broker:
             metrics=metrics,
             configs_set={name: _text(value) for name, value in given.items()},
         )
-        self._node = Node(self.settings, LogLines(log_level))
+        self._log_level = log_level
+        self._node = self.new_node(self.settings)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_closed = False
         self._stopping: asyncio.Task[None] | None = None
         self._closing = threading.Lock()
+
+    def new_node(self, settings: Settings) -> Node:
+        """The node that it is to be."""
+        return Node(settings, LogLines(self._log_level))
 
     # -- where it is --------------------------------------------------------------------------------------------------
 
@@ -92,6 +99,16 @@ class Broker:
     def is_running(self) -> bool:
         """Whether it serves now."""
         return self._thread is not None and not self._is_closed and self._failure is None
+
+    def ask(self, question: Callable[[Core], T]) -> T:
+        """Ask something of what runs inside, on the broker's own loop; for tools. The answer must be a copy."""
+
+        async def answer() -> T:
+            assert self._node.broker is not None
+            return question(self._node.broker)
+
+        assert self._loop is not None, "start the broker first"
+        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result()
 
     # -- from start to close ------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -23,6 +23,7 @@ from oncelog.broker import observe
 from oncelog.broker.admin_http import AdminServer, Answer
 from oncelog.broker.apis import HANDLERS
 from oncelog.broker.broker import Broker, Log
+from oncelog.broker.call import Call
 from oncelog.broker.server import Server
 from oncelog.broker.settings import Address, AddressError, Durability, Settings, advertised
 from oncelog.model.errors import StorageError
@@ -34,11 +35,20 @@ _JSON: Final = "application/json"
 GRACE_SECONDS: Final = 10.0
 
 
+class Stage(NamedTuple):
+    """What tests put in the place of the real thing: the clock, the storage, and something on the way of each request."""
+
+    clock_ms: Callable[[], int]
+    storage: Callable[[], Storage]
+    through: Callable[[Callable[[Call], None]], Callable[[Call], None]]
+
+
 class Node:
     """See the module. ``on_failure`` is called once, on the loop, with what ended the node from within."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, log: Log, stage: Stage | None = None) -> None:
         self.settings, self.log = settings, log
+        self._stage = stage or Stage(clock(), lambda: open_storage(settings), lambda route: route)
         self.on_failure: Callable[[BaseException], None] = lambda _: None
         self.broker: Broker | None = None
         self.port = 0
@@ -72,9 +82,14 @@ class Node:
             undo.pop_all()
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> Broker:
-        storage = open_storage(self.settings)
+        storage = self._stage.storage()
         broker = Broker(
-            storage=storage, loop=loop, clock_ms=clock(), ids=uuid4, log=self.log, configs=self.settings.configs
+            storage=storage,
+            loop=loop,
+            clock_ms=self._stage.clock_ms,
+            ids=uuid4,
+            log=self.log,
+            configs=self.settings.configs,
         )
         told = advertised(self.settings, self.port, socket.gethostname())
         broker.advertised = (told.host, told.port)
@@ -90,7 +105,7 @@ class Node:
     def _serve(self, loop: asyncio.AbstractEventLoop, broker: Broker) -> Server:
         server = Server(
             loop,
-            broker.route,
+            self._stage.through(broker.route),
             bounds={api_key: (handler.version_min, handler.version_max) for api_key, handler in HANDLERS.items()},
             log=self.log,
             on_bug=self._failed,
@@ -116,6 +131,15 @@ class Node:
             release = self.broker.release if self.broker is not None else lambda: None
             await self._server.close(0 if self._failure is not None else grace_seconds, release)
         self._let_go()
+
+    async def kill(self) -> None:
+        """End as by kill -9: nobody gets another word, nothing more is decided or saved. For storages without threads."""
+        self._failure = StorageError("The node was killed, as asked.")
+        if self.broker is not None:
+            self.broker.upkeep.stop()
+            self.broker.lane.failure = self._failure
+        if self._server is not None:
+            await self._server.close(0)
 
     def _let_go(self) -> None:
         """Close broker and storage. Raises StorageError if something can't be made safe, unless that is known already."""
