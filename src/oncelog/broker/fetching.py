@@ -46,12 +46,15 @@ class Wanted:
 
 
 class Session:
-    """A consumer's partitions, in the order in which they are read; those that gave data go to the end."""
+    """A consumer's partitions, in the order in which they are read; those that gave data go to the end.
 
-    __slots__ = ("epoch", "id", "wanted")
+    Its topics have ids or names, as in the request that began it, for as long as it lives.
+    """
 
-    def __init__(self, session_id: int, wanted: dict[Key, Wanted]) -> None:
-        self.id, self.wanted, self.epoch = session_id, wanted, 1
+    __slots__ = ("epoch", "has_ids", "id", "wanted")
+
+    def __init__(self, session_id: int, wanted: dict[Key, Wanted], *, has_ids: bool) -> None:
+        self.id, self.wanted, self.epoch, self.has_ids = session_id, wanted, 1, has_ids
 
 
 class Waiting:
@@ -76,7 +79,6 @@ class Fetching:
         self._waiting: dict[LogId, dict[Waiting, None]] = {}
         self._waiting_count = 0
         self._sessions: OrderedDict[int, Session] = OrderedDict()
-        self._session_last = 0
 
     def fetch(self, call: Call) -> None:
         """Answer a Fetch now, or when there is enough, or when its time is over."""
@@ -205,13 +207,17 @@ class Fetching:
         if epoch == -1 or epoch == 0:
             self._sessions.pop(session_id, None)
             wanted = self._named(call)
-            session = self._new_session(wanted) if epoch == 0 else None
+            session = self._new_session(wanted, has_ids=call.version >= _ID_VERSION) if epoch == 0 else None
             return Waiting(call, list(wanted.values()), session, is_incremental=False)
         session = self._sessions.get(session_id)
         if session is None:
             raise Refusal(ErrorCode.FETCH_SESSION_ID_NOT_FOUND, f"no fetch session {session_id}")
         if epoch != session.epoch:
             raise Refusal(ErrorCode.INVALID_FETCH_SESSION_EPOCH, f"fetch session at {session.epoch}, not {epoch}")
+        if session.has_ids != (call.version >= _ID_VERSION):
+            raise Refusal(
+                ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR, "topics by name in a session of ids, or by id in one of names"
+            )
         session.epoch = 1 if epoch == 2**31 - 1 else epoch + 1
         self._sessions.move_to_end(session_id)
         for key, wanted_now in self._named(call).items():
@@ -225,9 +231,12 @@ class Fetching:
                 session.wanted.pop((name, index), None)
         return Waiting(call, list(session.wanted.values()), session, is_incremental=True)
 
-    def _new_session(self, wanted: dict[Key, Wanted]) -> Session:
-        self._session_last = self._session_last % (2**31 - 1) + 1
-        session = Session(self._session_last, dict(wanted))
+    def _new_session(self, wanted: dict[Key, Wanted], *, has_ids: bool) -> Session:
+        """Its id is a random one: a consumer that comes back after a restart must not meet the session of another."""
+        session_id = 0
+        while session_id == 0 or session_id in self._sessions:
+            session_id = self._broker.new_id().int % 2**31
+        session = Session(session_id, dict(wanted), has_ids=has_ids)
         self._sessions[session.id] = session
         if len(self._sessions) > self._broker.state.settings.fetch_sessions_max:
             self._sessions.popitem(last=False)
