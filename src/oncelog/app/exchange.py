@@ -1,0 +1,325 @@
+"""One worker's exchange with a cluster: takes records, and gives outputs and offsets back in one transaction.
+
+The heart of the promise. A batch ends in one of two ways: its transaction is committed, with the offsets of exactly the
+records that were processed (mistakes 4, 5); or nothing of it happened, and the consumer is back at the committed offsets
+(mistake 6). Where the client can't say which, a new producer ends what may be open, and the committed offsets decide
+(mistake 13). No transaction is open while a handler runs or input is awaited (mistakes 11, 15): outputs are kept in memory,
+bounded, and sent at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from confluent_kafka import Message, TopicPartition
+
+from oncelog.app.errors import FencedByPeer, Undone
+from oncelog.app.intake import GroupPositions, Intake, Place, offset_of, place_of
+from oncelog.app.meters import Meters
+from oncelog.app.peers import name_of_peer
+from oncelog.app.settings import Cluster, Limits, client_id_of
+from oncelog.app.transactions import Headers, TransactionalProducer, initialized
+
+log = logging.getLogger("oncelog.app")
+
+#: Outputs of a batch beyond this are sent while the handler still runs; the transaction is open from then on.
+PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
+FENCES_SECONDS: Final = 60.0
+_BACK_OFF_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+class Sent(NamedTuple):
+    """One record to send. ``partition`` −1: by the key. ``timestamp``: ms; 0: now."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int = -1
+    timestamp: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, about."""
+        return 100 + len(self.key or b"") + len(self.value or b"")
+
+
+class Outcome(StrEnum):
+    """How a transaction ended."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """Who a worker is: the transactional id and the group's instance id are both made of it (mistake 1)."""
+
+    app: str
+    instance: str
+    worker: int
+
+    def __str__(self) -> str:
+        return f"{self.app}.{self.instance}.{self.worker}"
+
+
+class Fences:
+    """Counts how often this worker's name was taken; twice within a minute is a peer that does not give way (mistake 3)."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=2)
+
+    def count(self, now: float) -> bool:
+        """Whether this one is the second within a minute."""
+        self._times.append(now)
+        return len(self._times) == 2 and now - self._times[0] < FENCES_SECONDS
+
+
+class Exchange:
+    """From ``open`` to ``close``: ``take``, then ``send`` and ``commit``, or ``undo``."""
+
+    def __init__(
+        self,
+        name: Name,
+        cluster: Cluster,
+        topics: Sequence[str],
+        limits: Limits,
+        meters: Meters,
+        stop: threading.Event,
+        halt: threading.Event,
+    ) -> None:
+        self.name = name
+        self._cluster = cluster
+        self._topics = topics
+        self._limits = limits
+        self._meters = meters
+        self._stop = stop
+        self._halt = halt
+        self._fences = Fences()
+        self._producer: TransactionalProducer | None = None
+        self._intake: Intake | None = None
+        self._pending: list[Sent] = []
+        self._pending_bytes = 0
+        self._sent = 0
+        self._assignments: dict[Place, int] = {}
+        self._began_at = 0.0
+
+    # -- open, close --------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """The producer first: it ends what this name's last life left open. Then the group is joined."""
+        try:
+            self._ready_producer()
+        except Undone as undone:
+            self._recover(undone)
+        self._ready_intake()
+
+    def close(self) -> None:
+        """Aborts what is open, leaves the group."""
+        if self._producer is not None:
+            try:
+                self._producer.abort()
+            except Undone as undone:
+                log.debug("closing: %s", undone)
+            self._drop_producer()
+        if self._intake is not None:
+            self._intake.close()
+            self._intake = None
+
+    def abandon(self) -> None:
+        """Closes without a word to the brokers: they may be away."""
+        self._drop_producer()
+        if self._intake is not None:
+            self._intake.close()
+            self._intake = None
+
+    def _ready_producer(self) -> TransactionalProducer:
+        if self._producer is None:
+            settings = self._cluster.for_producer(
+                client_id=client_id_of(str(self.name)),
+                transactional_id=str(self.name),
+                timeout_seconds=self._limits.transaction_timeout,
+            )
+            self._producer = initialized(settings, self._halt)
+        return self._producer
+
+    def _ready_intake(self) -> Intake:
+        if self._intake is None:
+            settings = self._cluster.for_consumer(
+                client_id=client_id_of(str(self.name)), group=self.name.app, instance=str(self.name)
+            )
+            self._intake = Intake(settings, self._topics, self._limits, GroupPositions(), self._halt)
+            self._intake.open()
+        return self._intake
+
+    def _drop_producer(self) -> None:
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+
+    # -- a batch ------------------------------------------------------------------------------------------------------
+
+    def take(self, records_max: int | None = None) -> list[Message]:
+        """The next records of a batch, in each partition in order; [] when the application stops."""
+        while not self._stop.is_set():
+            try:
+                intake = self._ready_intake()
+                taken = intake.take(records_max or self._limits.batch_records, self._limits.commit_interval, self._stop)
+                if not taken:
+                    break
+                self._assignments = intake.assignments({place_of(message) for message in taken})
+                self._began_at = time.monotonic()
+            except Undone as undone:
+                self._recover(undone)
+            else:
+                return taken
+        return []
+
+    @property
+    def assignments(self) -> Mapping[Place, int]:
+        """Which assignment brought each partition of the batch: state of an earlier one is not to be trusted."""
+        return self._assignments
+
+    @property
+    def must_hurry(self) -> bool:
+        """The batch should be cut short: its partitions are wanted elsewhere, or the application stops."""
+        return self._stop.is_set() or (self._intake is not None and self._intake.must_hurry)
+
+    def put_back(self, messages: Sequence[Message]) -> None:
+        """Taken, not processed."""
+        if self._intake is not None:
+            self._intake.put_back(messages)
+
+    def send(self, record: Sent) -> None:
+        """Keeps a record for the transaction; too many are sent at once. Undone: leave everything to ``undo``."""
+        self._pending.append(record)
+        self._pending_bytes += record.size
+        if self._pending_bytes > PENDING_BYTES_MAX:
+            self._send_pending()
+
+    def commit(self, processed: Sequence[Message]) -> Outcome:
+        """Everything sent, and the offsets of these records, as one transaction. After ABORTED they come again.
+
+        ``Undone.blames_a_record`` is raised when the same records would fail again; they will come again nevertheless.
+        """
+        offsets = offsets_after(processed)
+        try:
+            self._attempt(offsets)
+        except Undone as undone:
+            kept = self._recover(undone)
+            if all(kept.get(place, -1) >= offset for place, offset in offsets.items()):
+                return self._ended(Outcome.COMMITTED, processed, offsets, f"found by its offsets after {undone}")
+            self._ended(Outcome.ABORTED, processed, offsets, str(undone))
+            if undone.blames_a_record:
+                raise
+            return Outcome.ABORTED
+        return self._ended(Outcome.COMMITTED, processed, offsets, "")
+
+    def _attempt(self, offsets: Mapping[Place, int]) -> None:
+        """Undone at any step."""
+        intake = self._ready_intake()
+        intake.metadata(self._assignments)  # nothing is begun for partitions that are gone
+        producer = self._send_pending()
+        positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        producer.send_offsets(positions, intake.metadata(self._assignments))
+        producer.commit()
+
+    def _send_pending(self) -> TransactionalProducer:
+        producer = self._ready_producer()
+        if not producer.is_open:
+            if producer.is_disturbed:
+                log.info(
+                    "renewed worker=%s: a connection was cut, a late request must not meet the next transaction",
+                    self.name,
+                )
+                self._drop_producer()
+                producer = self._ready_producer()
+            producer.begin()
+        for record in self._pending:
+            producer.send(*record)
+        self._sent += len(self._pending)
+        self._forget_pending()
+        return producer
+
+    def undo(self, why: str | Undone) -> None:
+        """Nothing of the batch happens; the consumer goes back to the committed offsets."""
+        self._recover(why if isinstance(why, Undone) else Undone(why))
+        self._ended(Outcome.ABORTED, (), {}, str(why))
+
+    def _ended(self, outcome: Outcome, processed: Sequence[Message], offsets: Mapping[Place, int], why: str) -> Outcome:
+        seconds = time.monotonic() - self._began_at
+        producer = self._producer
+        self._meters.transaction(outcome, len(processed), self._sent, seconds)
+        log.info(
+            "transaction outcome=%s worker=%s producer_id=%d epoch=%d records=%d outputs=%d offsets=%s ms=%d%s",
+            outcome,
+            self.name,
+            -1 if producer is None else producer.producer_id,
+            -1 if producer is None else producer.epoch,
+            len(processed),
+            self._sent,
+            ",".join(f"{topic}[{partition}]={offset}" for (topic, partition), offset in offsets.items()) or "-",
+            seconds * 1000,
+            f' why="{why}"' if why else "",
+        )
+        self._sent = 0
+        self._forget_pending()
+        if self._intake is not None:
+            self._intake.settle()
+        return outcome
+
+    def _forget_pending(self) -> None:
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    # -- after a failure ----------------------------------------------------------------------------------------------
+
+    def _recover(self, undone: Undone) -> dict[Place, int]:
+        """Ends the transaction for certain, then goes back to the committed offsets, which it returns.
+
+        FencedByPeer if the name was taken for the second time within a minute.
+        """
+        for attempt in range(1_000_000):
+            self._judge(undone)
+            if self._halt.wait(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)]):
+                undone.renew = True
+            try:
+                self._end_for_certain(undone)
+                return self._ready_intake().rewind()
+            except Undone as again:
+                undone = again
+        raise AssertionError("unreachable")
+
+    def _judge(self, undone: Undone) -> None:
+        log.debug("undone: %s", undone)
+        if undone.fenced:
+            self._meters.fenced()
+            if self._fences.count(time.monotonic()):
+                raise FencedByPeer(
+                    f"another process runs as {self.name} and has taken its place twice within a minute: "
+                    f"{name_of_peer(self._cluster, self.name.app, str(self.name))}. Give each process its own instance "
+                    "(ONCELOG_INSTANCE, or a state folder of its own)"
+                ) from undone
+            log.warning("fenced worker=%s: %s", self.name, undone)
+
+    def _end_for_certain(self, undone: Undone) -> None:
+        if self._producer is not None and not undone.renew:
+            self._producer.abort()
+        else:
+            self._drop_producer()
+        if undone.rejoin and self._intake is not None:
+            self._intake.close()
+            self._intake = None
+        self._ready_producer()
+
+
+def offsets_after(processed: Sequence[Message]) -> dict[Place, int]:
+    """In each partition the offset after the last processed record (mistake 5)."""
+    return {place_of(message): offset_of(message) + 1 for message in processed}

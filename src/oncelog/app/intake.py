@@ -1,0 +1,410 @@
+"""The consumer in a thread of its own: it polls always, buffers records, hands partitions over, and goes back after aborts.
+
+Only this thread calls the consumer: confluent-kafka lets a second thread wait as long as one polls. The worker takes records,
+and tells when what it took is settled. Kept here:
+
+- however long a handler takes, polling goes on; when the buffer is full the partitions are paused (mistake 11);
+- a partition that is revoked is given away when the batch that holds its records is settled, or after a budget; a lost
+  one is gone at once (mistake 8);
+- every position comes from where the offsets are kept: at an assignment and after every abort (mistake 6);
+- group metadata is read after each poll and at each rebalance, while the partitions are owned; it is handed out only for
+  partitions that still are, and with a generation ≥ 0 (mistake 9). If it is old by then, the broker refuses it (O2).
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from oncelog.app.errors import ConfigurationError, Fate, Halted, Undone, fate_of
+from oncelog.app.settings import Limits
+from oncelog.app.transactions import STEP_SECONDS
+
+log = logging.getLogger("oncelog.app")
+
+Place = tuple[str, int]
+"""A topic and the number of a partition."""
+
+POLL_SECONDS: Final = 0.03
+#: With a full buffer for this long, the partitions are paused; before, it is cheaper just to wait.
+_FULL_SECONDS_MAX: Final = 1.0
+_BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
+#: What the client writes before the generation in group metadata, and where a producer reads it.
+_METADATA_MAGIC: Final = b"CGMDv2:"
+
+Result = TypeVar("Result")
+
+
+class Positions(Protocol):
+    """Where the next offsets are kept: the group, or a sink's database."""
+
+    def of(self, consumer: Consumer, places: Sequence[Place], halt: threading.Event) -> dict[Place, int]:
+        """The next offset to read for each; for one that was never read its oldest record's."""
+
+
+def place_of(message: Message) -> Place:
+    """Where a consumed message was."""
+    topic, partition = message.topic(), message.partition()
+    assert topic is not None
+    assert partition is not None
+    return topic, partition
+
+
+def offset_of(message: Message) -> int:
+    """Its offset."""
+    offset = message.offset()
+    assert offset is not None
+    return offset
+
+
+def generation_of(metadata: bytes) -> int:
+    """The generation (or member epoch) in a client's group metadata; −1 outside the group."""
+    assert metadata.startswith(_METADATA_MAGIC), "this librdkafka writes group metadata in an unknown form"
+    (generation,) = struct.unpack_from("=i", metadata, len(_METADATA_MAGIC))
+    return int(generation)
+
+
+class GroupPositions:
+    """The offsets that the group has committed, read when no transaction on them is pending (O4)."""
+
+    def of(self, consumer: Consumer, places: Sequence[Place], halt: threading.Event) -> dict[Place, int]:
+        """Waits as long as a transaction is pending or no broker answers, unless the application halts."""
+        found: dict[Place, int] = {}
+        while missing := [TopicPartition(*place) for place in places if place not in found]:
+            for answer in asked(partial(consumer.committed, missing, STEP_SECONDS), halt) or ():
+                place = (answer.topic, answer.partition)
+                if answer.error is not None:
+                    log.debug("offsets of %s: %s", place, answer.error)
+                elif answer.offset >= 0:
+                    found[place] = answer.offset
+                else:
+                    found[place] = oldest(consumer, place, halt)
+        return found
+
+
+def oldest(consumer: Consumer, place: Place, halt: threading.Event) -> int:
+    """The offset of a partition's oldest record."""
+    while True:
+        answer = asked(lambda: consumer.get_watermark_offsets(TopicPartition(*place), STEP_SECONDS, cached=False), halt)
+        if answer is not None:
+            return answer[0]
+
+
+def asked(question: Callable[[], Result], halt: threading.Event) -> Result | None:
+    """The broker's answer; None if there was none this time. ConfigurationError where no attempt helps."""
+    try:
+        return question()
+    except KafkaException as failure:
+        error = failure.args[0]
+        if fate_of(error) is Fate.STOP:
+            raise ConfigurationError(f"the brokers refuse: {error.str()} ({error.name()})") from failure
+        log.debug("asked again: %s", error)
+        if halt.wait(POLL_SECONDS):
+            raise Halted("stopped while waiting for a broker") from failure
+        return None
+
+
+class Intake:
+    """One member of the group, from ``open`` to ``close``."""
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        topics: Sequence[str],
+        limits: Limits,
+        positions: Positions,
+        halt: threading.Event,
+    ) -> None:
+        self._topics = list(topics)
+        self._limits = limits
+        self._positions = positions
+        self._halt = halt
+        self._consumer = Consumer(settings)
+        self._changed = threading.Condition()
+        #: Partitions owned, each with the number of the assignment that brought it.
+        self._owned: dict[Place, int] = {}
+        self._leaving: set[Place] = set()
+        self._busy: frozenset[Place] = frozenset()
+        self._buffer: deque[Message] = deque()
+        self._buffer_bytes = 0
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._assignments = 0
+        self._metadata: bytes = self._consumer.consumer_group_metadata()
+        self._is_closing = False
+        self._full_since = 0.0
+        self._paused: set[Place] = set()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="oncelog intake")
+        self._running: Future[None] | None = None
+
+    # -- for the worker -----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Joins the group."""
+        self._running = self._executor.submit(self._run)
+
+    def take(self, records_max: int, seconds_max: float, stop: threading.Event) -> list[Message]:
+        """Waits for a first record, then for ``records_max`` or ``seconds_max``; [] when ``stop`` is set.
+
+        The partitions of what was taken are kept until ``settle``. Raises what ended the thread.
+        """
+        with self._changed:
+            while not self._buffer:
+                self._raise_failure()
+                if stop.is_set():
+                    return []
+                self._changed.wait(POLL_SECONDS)
+            deadline = time.monotonic() + seconds_max
+            while len(self._buffer) < records_max and self._buffer and not (stop.is_set() or self._leaving):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, POLL_SECONDS))
+            taken = [self._buffer.popleft() for _ in range(min(records_max, len(self._buffer)))]
+            self._buffer_bytes -= sum(map(len, taken))
+            self._busy = frozenset(map(place_of, taken))
+            self._changed.notify_all()
+        return taken
+
+    def put_back(self, messages: Sequence[Message]) -> None:
+        """Taken but not processed: they come first again, if their partitions are still owned."""
+        with self._changed:
+            kept = [message for message in messages if self._is_kept(place_of(message))]
+            self._buffer.extendleft(reversed(kept))
+            self._buffer_bytes += sum(map(len, kept))
+
+    def settle(self) -> None:
+        """What was taken is committed, put back or to be read again: its partitions may go."""
+        with self._changed:
+            self._busy = frozenset()
+            self._changed.notify_all()
+
+    def assignments(self, places: Iterable[Place]) -> dict[Place, int]:
+        """Which assignment brought each partition; Undone if one is not owned any more."""
+        with self._changed:
+            missing = [place for place in places if place not in self._owned]
+            if missing:
+                raise Undone(f"partitions were handed over meanwhile: {missing}")
+            return {place: self._owned[place] for place in places}
+
+    def metadata(self, assignments: Mapping[Place, int]) -> bytes:
+        """The member's own word for a transaction's offsets, valid while it owns these partitions."""
+        with self._changed:
+            if any(self._owned.get(place) != number for place, number in assignments.items()):
+                raise Undone("partitions were handed over meanwhile")
+            metadata = self._metadata
+        if generation_of(metadata) < 0:
+            raise Undone("this member is out of the group")
+        return metadata
+
+    def rewind(self) -> dict[Place, int]:
+        """Goes back to the kept offsets in all owned partitions; the offsets."""
+        return self._do(self._rewind)
+
+    def commit(self, offsets: list[TopicPartition]) -> None:
+        """Outside of any transaction; for the weaker deliveries and as a hint for lag tools. Raises KafkaException."""
+        self._do(lambda: self._consumer.commit(offsets=offsets, asynchronous=False))
+
+    @property
+    def must_hurry(self) -> bool:
+        """The group wants partitions back that a batch still holds."""
+        return bool(self._leaving)
+
+    def close(self) -> None:
+        """Leaves; ends the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._executor.shutdown()
+
+    def _do(self, command: Callable[[], Result]) -> Result:
+        """Runs it between two polls, or while a partition waits to be handed over."""
+        future: Future[Result] = Future()
+        with self._changed:
+            self._commands.append((command, future))
+            self._changed.notify_all()
+        while not future.done():
+            with self._changed:
+                self._raise_failure()
+                self._changed.wait(POLL_SECONDS)
+        return future.result()
+
+    def _raise_failure(self) -> None:
+        if self._running is not None and self._running.done():
+            self._running.result()
+            raise Undone("the consumer is closed", rejoin=True)
+
+    # -- on the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        try:
+            while not self._is_closing:
+                self._do_commands()
+                self._keep_bounded()
+                if self._has_room() or self._paused:
+                    self._fill(self._consumer.poll(POLL_SECONDS))
+                    self._read_metadata()
+                else:
+                    with self._changed:
+                        self._changed.wait(POLL_SECONDS)
+        finally:
+            with self._changed:
+                self._is_closing = True
+            self._consumer.close()
+            with self._changed:
+                self._owned.clear()
+                self._changed.notify_all()
+
+    def _read_metadata(self) -> None:
+        metadata = self._consumer.consumer_group_metadata()
+        with self._changed:
+            self._metadata = metadata
+
+    def _do_commands(self) -> None:
+        while self._commands:
+            command, future = self._commands.popleft()
+            try:
+                future.set_result(command())
+            except (KafkaException, Undone, Halted, ConfigurationError) as failure:
+                future.set_exception(failure)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return len(self._buffer) < self._limits.batch_records * 2 and self._buffer_bytes < _BUFFER_BYTES_MAX
+
+    def _keep_bounded(self) -> None:
+        """Pauses what is owned when the worker is slow, so that polling can go on; resumes when there is room."""
+        if self._has_room():
+            self._full_since = 0.0
+            if self._paused:
+                self._consumer.resume([TopicPartition(*place) for place in self._paused if place in self._owned])
+                self._paused.clear()
+            return
+        now = time.monotonic()
+        self._full_since = self._full_since or now
+        running = set(self._owned) - self._paused
+        if running and now - self._full_since > _FULL_SECONDS_MAX:
+            self._consumer.pause([TopicPartition(*place) for place in running])
+            self._paused |= running
+
+    def _fill(self, first: Message | None) -> None:
+        """Buffers a first message and all that the client has ready."""
+        if first is None:
+            return
+        room = max(1, self._limits.batch_records * 2 - len(self._buffer))
+        for message in (first, *self._consumer.consume(min(room, 1000), 0)):
+            self._note(message)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _note(self, message: Message | None) -> None:
+        if message is None:
+            return
+        error = message.error()
+        if error is not None:
+            self._failed(error, message)
+            return
+        with self._changed:
+            if self._is_kept(place_of(message)):
+                self._buffer.append(message)
+                self._buffer_bytes += len(message)
+
+    def _is_kept(self, place: Place) -> bool:
+        return place in self._owned and place not in self._leaving
+
+    def _failed(self, error: KafkaError, message: Message) -> None:
+        """What the client tells instead of a record; most of it passes by itself."""
+        code = error.code()
+        if code == KafkaError._AUTO_OFFSET_RESET:
+            self._skip_what_is_gone(place_of(message))
+        elif code in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL) or error.fatal():
+            raise Undone(f"the group has given this member's place away: {error.str()}", fenced=True, rejoin=True)
+        elif fate_of(error) is Fate.STOP:
+            raise ConfigurationError(f"the brokers refuse: {error.str()} ({error.name()})")
+        else:
+            log.debug("consumer: %s", error)
+
+    def _skip_what_is_gone(self, place: Place) -> None:
+        """Records that nobody has read were deleted by retention; nothing can bring them back, so it is said aloud."""
+        offset = oldest(self._consumer, place, self._halt)
+        log.error(
+            "records-lost topic=%s partition=%d going on at offset=%d: retention deleted unread records", *place, offset
+        )
+        self._seek(place, offset)
+
+    def _rewind(self) -> dict[Place, int]:
+        with self._changed:
+            self._buffer.clear()
+            self._buffer_bytes = 0
+            places = sorted(set(self._owned) - self._leaving)
+        offsets = self._positions.of(self._consumer, places, self._halt)
+        for place, offset in offsets.items():
+            self._seek(place, offset)
+        return offsets
+
+    def _seek(self, place: Place, offset: int) -> None:
+        target = TopicPartition(*place, offset)
+        try:
+            self._consumer.seek(target)
+        except KafkaException as failure:
+            log.debug("assigned anew instead of sought: %s", failure)  # it has no position yet
+            self._consumer.incremental_unassign([TopicPartition(*place)])
+            self._consumer.incremental_assign([target])
+            self._paused.discard(place)
+
+    # -- rebalances, called by poll -----------------------------------------------------------------------------------
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        places = [(partition.topic, partition.partition) for partition in partitions]
+        offsets = self._positions.of(consumer, places, self._halt) if places else {}
+        consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
+        with self._changed:
+            self._assignments += 1
+            self._owned.update(dict.fromkeys(places, self._assignments))
+        self._read_metadata()
+        log.info("assigned partitions=%s", offsets)
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        places = {(partition.topic, partition.partition) for partition in partitions}
+        deadline = time.monotonic() + self._limits.revoke_budget
+        self._read_metadata()
+        with self._changed:
+            self._leaving |= places
+            self._purge(places)
+            self._changed.notify_all()
+        while self._busy & places and time.monotonic() < deadline and not self._is_closing:
+            self._do_commands()
+            with self._changed:
+                self._changed.wait(POLL_SECONDS)
+        self._give_away(consumer, partitions, places)
+        log.info("revoked partitions=%s", sorted(places))
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        places = {(partition.topic, partition.partition) for partition in partitions}
+        self._give_away(consumer, partitions, places)
+        log.warning("lost partitions=%s", sorted(places))
+
+    def _give_away(self, consumer: Consumer, partitions: list[TopicPartition], places: set[Place]) -> None:
+        with self._changed:
+            for place in places:
+                self._owned.pop(place, None)
+            self._leaving -= places
+            self._paused -= places
+            self._purge(places)
+            self._changed.notify_all()
+        consumer.incremental_unassign(partitions)
+
+    def _purge(self, places: set[Place]) -> None:
+        kept = [message for message in self._buffer if place_of(message) not in places]
+        self._buffer = deque(kept)
+        self._buffer_bytes = sum(map(len, kept))

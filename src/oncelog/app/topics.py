@@ -1,0 +1,68 @@
+"""Topics as an application needs them: sources must be there; changelogs and positions are made, compacted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from oncelog.app.errors import ConfigurationError
+from oncelog.app.settings import Cluster
+
+_WAIT_SECONDS: Final = 15.0
+_STEP_SECONDS: Final = 5.0
+
+
+def partition_counts(cluster: Cluster) -> dict[str, int]:
+    """Every topic that this login may see, with its partitions. ConfigurationError if no broker answers."""
+    client = AdminClient(cluster.for_admin("oncelog-app"))
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            found = client.list_topics(timeout=_STEP_SECONDS).topics
+        except KafkaException as failure:
+            if time.monotonic() > deadline:
+                raise ConfigurationError(
+                    f"no broker answers at {cluster.bootstrap}: {failure.args[0].str()}"
+                ) from failure
+        else:
+            return {name: len(topic.partitions) for name, topic in found.items() if topic.error is None}
+
+
+def check_topics(cluster: Cluster, topics: Sequence[str]) -> dict[str, int]:
+    """All topics are there: the partitions of each. Else a ConfigurationError that names those missing."""
+    counts = partition_counts(cluster)
+    missing = sorted(topic for topic in topics if topic not in counts)
+    if missing:
+        raise ConfigurationError(
+            f"no such topic: {', '.join(missing)}. Create it first, with the partitions that you want"
+        )
+    return {topic: counts[topic] for topic in topics}
+
+
+def create_compacted(cluster: Cluster, wanted: Mapping[str, int]) -> None:
+    """Makes the topics (name: partitions) that are not there; those that are must have as many partitions."""
+    counts = partition_counts(cluster)
+    for topic, partitions in wanted.items():
+        if topic in counts and counts[topic] != partitions:
+            raise ConfigurationError(
+                f"topic {topic} has {counts[topic]} partitions and needs {partitions}, as many as what it follows"
+            )
+    missing = [NewTopic(topic, count, -1, config=_COMPACTED) for topic, count in wanted.items() if topic not in counts]
+    if not missing:
+        return
+    client = AdminClient(cluster.for_admin("oncelog-app"))
+    for topic, created in client.create_topics(missing, request_timeout=_WAIT_SECONDS).items():
+        try:
+            created.result(_WAIT_SECONDS * 2)
+        except KafkaException as failure:
+            error: KafkaError = failure.args[0]
+            if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise ConfigurationError(f"topic {topic} can't be created: {error.str()}") from failure
+
+
+_COMPACTED: Final[dict[str, Any]] = {"cleanup.policy": "compact"}

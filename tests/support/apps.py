@@ -1,0 +1,158 @@
+"""Applications under test: records go in, an independent read_committed reader counts what came out, processes are killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.confluent import committed, partitions_of, producer, read_all
+
+from oncelog.app import Session
+
+WAIT_SECONDS = 40.0
+
+#: Quick to notice dead members; quick to come back.
+CLIENT = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 200, "reconnect.backoff.ms": 20, "linger.ms": 1}
+
+
+def feed(bootstrap: str, topic: str, values: Sequence[str], **given: Any) -> None:
+    """Writes values, each its own key, spread over the partitions by it."""
+    writer = producer(bootstrap)
+    for value in values:
+        writer.produce(topic, value.encode(), value.encode(), **given)
+    assert writer.flush(WAIT_SECONDS) == 0
+
+
+def numbers(count: int, start: int = 0) -> list[str]:
+    return [f"n{number}" for number in range(start, start + count)]
+
+
+def counted(bootstrap: str, topic: str) -> Counter[str]:
+    """How often each value stands in a topic, for a reader of committed records that takes part in nothing else."""
+    return Counter((message.value() or b"").decode() for message in read_all(bootstrap, topic))
+
+
+def once(values: Sequence[str]) -> Counter[str]:
+    return Counter(dict.fromkeys(values, 1))
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Waits for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain waited for: {what}"
+        time.sleep(0.02)
+
+
+def lag(bootstrap: str, group: str, topic: str) -> int:
+    """Records of a topic that the group has not committed. Only right for topics without transactions' markers."""
+    indexes = partitions_of(bootstrap, topic)
+    offsets = committed(bootstrap, group, topic, indexes)
+    done = sum(max(0, offset) for offset in offsets.values())
+    return len(read_all(bootstrap, topic)) - done
+
+
+def until_done(bootstrap: str, group: str, topic: str) -> None:
+    until(lambda: lag(bootstrap, group, topic) == 0, f"group {group} to process all of {topic}")
+
+
+class Threaded:
+    """Runs a function in a thread; ``result`` joins it and raises what it raised."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.value = self._function()
+        except BaseException as error:  # noqa: BLE001 - result() raises it in the test
+            self.error = error
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def result(self, seconds: float = WAIT_SECONDS) -> Any:
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), "it has not ended"
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def session(bootstrap: str, folder: Path, **given: Any) -> Session:
+    """A session with quick settings: ``app``, ``topics`` and more as given."""
+    client = {**CLIENT, **given.pop("client", {})}
+    return Session(bootstrap=bootstrap, state_folder=folder, client=client, **given)
+
+
+@contextmanager
+def copying(session: Session, target: str, on_batch: Callable[[int], None] = lambda number: None) -> Iterator[Threaded]:
+    """Copies everything to ``target`` in a thread, until the block ends."""
+
+    def run() -> None:
+        with session:
+            for number, batch in enumerate(session):
+                with batch.transaction() as tx:
+                    for record in batch:
+                        tx.send(target, record.key, record.value)
+                    on_batch(number)
+
+    running = Threaded(run)
+    try:
+        yield running
+    finally:
+        session.stop()
+    running.result()
+
+
+class Child:
+    """A Python program as a process: started, killed, frozen."""
+
+    def __init__(self, program: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+            cwd=Path(__file__).parents[2],
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.close()
+
+    def terminate(self) -> int:
+        """SIGTERM; its exit code."""
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Its exit code; what it printed is in ``out`` and ``err``."""
+        out, err = self.process.communicate(timeout=WAIT_SECONDS)
+        self.out, self.err = out.decode(), err.decode()
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate(timeout=WAIT_SECONDS)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
