@@ -14,6 +14,7 @@ counts once. There is no method to commit offsets: they follow from the records 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,17 +84,16 @@ class Session:
         self._exchange: Exchange | None = None
 
     def __enter__(self) -> Self:
-        self._identity = Identity(self._app, self._state_folder, self._instance)
-        try:
+        with contextlib.ExitStack() as undoing:
+            undoing.callback(self._close, gently=False)
+            self._identity = Identity(self._app, self._state_folder, self._instance)
             check_topics(self._cluster, self._topics)
             name = Name(self._app, self._identity.instance, self._worker)
             self._exchange = Exchange(
                 name, self._cluster, self._topics, self._limits, self.meters, self._stop, self._halt
             )
             self._exchange.open()
-        except BaseException:
-            self._close(gently=False)
-            raise
+            undoing.pop_all()
         return self
 
     def __exit__(
