@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.confluent import committed, partitions_of, producer, read_all
+from confluent_kafka import TopicPartition
+from tests.support.confluent import consumer, partitions_of, producer, read_all
 
 from oncelog.app import Session
 
@@ -49,19 +50,26 @@ def until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECOND
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"in vain waited for: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
-def lag(bootstrap: str, group: str, topic: str) -> int:
-    """Records of a topic that the group has not committed. Only right for topics without transactions' markers."""
-    indexes = partitions_of(bootstrap, topic)
-    offsets = committed(bootstrap, group, topic, indexes)
-    done = sum(max(0, offset) for offset in offsets.values())
-    return len(read_all(bootstrap, topic)) - done
+def done(bootstrap: str, group: str, topic: str) -> tuple[int, int]:
+    """How many records of a topic without transactions the group has committed, and how many there are."""
+    places = [TopicPartition(topic, index) for index in partitions_of(bootstrap, topic)]
+    reader = consumer(bootstrap, group)
+    try:
+        offsets = [max(0, answer.offset) for answer in reader.committed(places, timeout=WAIT_SECONDS)]
+        return sum(offsets), sum(reader.get_watermark_offsets(place, timeout=WAIT_SECONDS)[1] for place in places)
+    finally:
+        reader.close()
 
 
 def until_done(bootstrap: str, group: str, topic: str) -> None:
-    until(lambda: lag(bootstrap, group, topic) == 0, f"group {group} to process all of {topic}")
+    def is_done() -> bool:
+        processed, written = done(bootstrap, group, topic)
+        return processed == written
+
+    until(is_done, f"group {group} to process all of {topic}")
 
 
 class Threaded:
