@@ -70,7 +70,13 @@ def test_it(kafka):
 
 def test_a_broker_costs_little(tmp_path: Path) -> None:
     """A fresh broker for each test is affordable: far below a second each, also on a busy machine."""
-    program = "import pytest\n\n@pytest.mark.parametrize('number', range(50))\ndef test_it(kafka, number):\n    assert kafka.bootstrap\n"
+    program = """
+import pytest
+
+@pytest.mark.parametrize("number", range(50))
+def test_it(kafka, number):
+    assert kafka.bootstrap
+"""
     shown = run(tmp_path, program, "--durations=0")
     assert "50 passed" in shown, shown
 

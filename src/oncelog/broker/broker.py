@@ -85,6 +85,8 @@ class Broker:
         self.folder = "memory"
         #: Called once with what ended the broker (law 7).
         self.on_failure: Callable[[StorageError], None] = lambda _: None
+        #: Called with the time of the newest decision that was recovered, in ms: it is not earlier than that now.
+        self.on_recovered: Callable[[int], None] = lambda _: None
         #: Called with True when producers must pause, False when they may go on.
         self.on_pressure: Callable[[bool], None] = lambda _: None
         #: The producers that were fenced most recently, for those who ask why (rule D5).
@@ -105,6 +107,7 @@ class Broker:
     def open(self) -> None:
         """Recover everything and begin to work. Raises StorageError with one clear sentence."""
         is_same_boot = self.lane.recover()
+        self.on_recovered(self.lane.decided_ms)
         self.lane.start()
         now_ms = self.now_ms()
         if not self.state.cluster_id:

@@ -80,6 +80,8 @@ class Lane:
         self.on_pressure: Callable[[bool], None] = lambda _: None
         self.failure: StorageError | None = None
         self._position_told = Position(0)
+        #: When the newest decision was made that ``recover`` has found, ms since the epoch.
+        self.decided_ms = 0
         #: Position of the newest change to the catalog, for reads that only show the catalog.
         self.catalog_position = Position(0)
 
@@ -95,7 +97,10 @@ class Lane:
         for _, entry in recovered.entries:
             rows, decided_ms = _decode_entry(entry.rows)
             self.state.apply(rows, [_replayed(batch) for batch in entry.batches], decided_ms)
+            self.decided_ms = decided_ms
         self.state.finish_recovery()
+        for transaction in self.state.transactions.values():
+            self.decided_ms = max(self.decided_ms, transaction.updated_ms)
         return recovered.is_same_boot
 
     def start(self) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import gc
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
@@ -24,6 +23,7 @@ from oncelog.broker.admin_http import AdminServer, Answer
 from oncelog.broker.apis import HANDLERS
 from oncelog.broker.broker import Broker, Log
 from oncelog.broker.call import Call
+from oncelog.broker.clock import AnyClock, Clock
 from oncelog.broker.server import Server
 from oncelog.broker.settings import Address, AddressError, Durability, Settings, advertised
 from oncelog.model.errors import StorageError
@@ -38,7 +38,7 @@ GRACE_SECONDS: Final = 10.0
 class Stage(NamedTuple):
     """What tests put in the place of the real thing: the clock, the storage, and something on the way of each request."""
 
-    clock_ms: Callable[[], int]
+    clock: AnyClock
     storage: Callable[[], Storage]
     through: Callable[[Callable[[Call], None]], Callable[[Call], None]]
 
@@ -48,7 +48,7 @@ class Node:
 
     def __init__(self, settings: Settings, log: Log, stage: Stage | None = None) -> None:
         self.settings, self.log = settings, log
-        self._stage = stage or Stage(clock(), lambda: open_storage(settings), lambda route: route)
+        self._stage = stage or Stage(Clock(), lambda: open_storage(settings), lambda route: route)
         self.on_failure: Callable[[BaseException], None] = lambda _: None
         self.broker: Broker | None = None
         self.port = 0
@@ -86,7 +86,7 @@ class Node:
         broker = Broker(
             storage=storage,
             loop=loop,
-            clock_ms=self._stage.clock_ms,
+            clock_ms=self._stage.clock,
             ids=uuid4,
             log=self.log,
             configs=self.settings.configs,
@@ -96,6 +96,7 @@ class Node:
         if self.settings.data is not None:
             broker.folder = str(self.settings.data.absolute())
         broker.on_failure = self._failed
+        broker.on_recovered = self._stage.clock.begin_at
         self._storage = storage
         with _no_collection():
             broker.open()
@@ -200,18 +201,6 @@ def _json(value: object) -> bytes:
     if isinstance(value, list):
         value = [item._asdict() for item in value]
     return msgspec.json.encode(value) + b"\n"
-
-
-def clock() -> Callable[[], int]:
-    """Milliseconds since the epoch, never going back while the process runs."""
-    newest = 0
-
-    def now_ms() -> int:
-        nonlocal newest
-        newest = max(newest, time.time_ns() // 1_000_000)
-        return newest
-
-    return now_ms
 
 
 def open_storage(settings: Settings) -> Storage:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from oncelog.broker.call import Call
+from oncelog.broker.clock import Clock
 from oncelog.broker.embedded import Broker
-from oncelog.broker.node import Node, Stage, clock
+from oncelog.broker.node import Node, Stage
 from oncelog.broker.settings import AddressError, Settings
 from oncelog.storage.memory import MemoryDisk, MemoryStorage
 
@@ -24,10 +25,14 @@ class MovableClock:
     """Milliseconds since the epoch, and as much later as was asked for."""
 
     def __init__(self) -> None:
-        self._real, self._ahead_ms = clock(), 0
+        self._real, self._ahead_ms = Clock(), 0
 
     def __call__(self) -> int:
         return self._real() + self._ahead_ms
+
+    def begin_at(self, now_ms: int) -> None:
+        """After a restart on the same stage it is later anyhow."""
+        assert now_ms <= self()
 
     def advance(self, milliseconds: int) -> None:
         """It is so much later now. Raises ValueError for less than nothing."""
