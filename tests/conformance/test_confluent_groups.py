@@ -2,118 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 from tests.support.broker_process import BrokerProcess
-from tests.support.confluent import by_partition, committed, consumer, create_topic, producer, read_all, values_of
+from tests.support.confluent import by_partition, committed, create_topic, read_all, values_of
+from tests.support.confluent_groups import PROTOCOLS, Feeder, Member, eventually, fill, members
 from tests.support.copier import Copier
 from tests.support.fixtures import Broker
+
+__all__ = ["members"]
 
 pytestmark = pytest.mark.client("confluent-kafka")
 
 Unique = Callable[[str], str]
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "range": {"partition_assignment_strategy": "range", "session_timeout_ms": 6000, "heartbeat_interval_ms": 200},
-    "cooperative": {
-        "partition_assignment_strategy": "cooperative-sticky",
-        "session_timeout_ms": 6000,
-        "heartbeat_interval_ms": 200,
-    },
-}
-CLASSIC = PROTOCOLS["range"]
-
-
-def fill(bootstrap: str, topic: str, count: int, partitions: int) -> list[bytes]:
-    """Numbered records, in turn over the partitions."""
-    writer = producer(bootstrap)
-    sent = [str(number).encode() for number in range(count)]
-    for number, value in enumerate(sent):
-        writer.produce(topic, value, value, partition=number % partitions)
-    assert writer.flush(20) == 0
-    return sent
-
-
-class Member:
-    """A consumer that is polled in a thread; records what it was given and how often it was rebalanced."""
-
-    def __init__(self, bootstrap: str, group: str, topic: str, **given: Any) -> None:
-        self.values: list[bytes] = []
-        self.assignment: list[int] = []
-        self.rebalances = 0
-        self._stop = threading.Event()
-        self._consumer = consumer(bootstrap, group, **given)
-        self._consumer.subscribe([topic], on_assign=self._count, on_revoke=self._count)
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-        self._thread.start()
-
-    def _count(self, _: Consumer, __: list[TopicPartition]) -> None:
-        self.rebalances += 1
-
-    def _poll(self) -> None:
-        while not self._stop.is_set():
-            for message in self._consumer.consume(50, 0.05):
-                if message.error() is None:
-                    self.values.append(message.value())
-                    self._consumer.commit(message=message, asynchronous=True)
-            # asked here only: another thread that asks would wait for a callback that waits for it
-            self.assignment = sorted(each.partition for each in self._consumer.assignment())
-        self._consumer.close()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-
-@pytest.fixture
-def members() -> Iterator[Callable[..., Member]]:
-    """Makes members; those that the test has not closed are closed after it."""
-    made: list[Member] = []
-
-    def make(*arguments: str, **given: Any) -> Member:
-        made.append(Member(*arguments, **given))
-        return made[-1]
-
-    yield make
-    for member in made:
-        member.close()
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
-class Feeder:
-    """Writes numbered records, a few at a time, until it is closed."""
-
-    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
-        self.count = 0
-        self._writer = producer(bootstrap)
-        self._topic, self._partitions = topic, partitions
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._feed, daemon=True)
-        self._thread.start()
-
-    def _feed(self) -> None:
-        while not self._stop.wait(0.02):
-            for _ in range(16):
-                value = str(self.count).encode()
-                self._writer.produce(self._topic, value, value, partition=self.count % self._partitions)
-                self.count += 1
-        assert self._writer.flush(20) == 0
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(30)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -172,24 +74,26 @@ def test_a_group_shares_the_partitions(
     assert committed(broker.bootstrap, group, topic, range(6)) == dict.fromkeys(range(6), 10)
 
 
+@pytest.mark.parametrize("protocol", ["range", "consumer"])
 def test_a_static_member_comes_back_without_a_rebalance(
-    broker: Broker, unique: Unique, members: Callable[..., Member]
+    broker: Broker, unique: Unique, members: Callable[..., Member], protocol: str
 ) -> None:
-    """O2 (KIP-345): a static member that returns within its session has its partitions; the other notices nothing."""
+    """O2, O3 (KIP-345): a static member that returns within its session has its partitions; the other notices nothing."""
     topic, group = create_topic(broker.bootstrap, unique("topic"), 4), unique("group")
-    first = members(broker.bootstrap, group, topic, group_instance_id="one", **CLASSIC)
-    second = members(broker.bootstrap, group, topic, group_instance_id="two", **CLASSIC)
+    settings = PROTOCOLS[protocol]
+    first = members(broker.bootstrap, group, topic, group_instance_id="one", **settings)
+    second = members(broker.bootstrap, group, topic, group_instance_id="two", **settings)
     eventually(lambda: len(first.assignment) == len(second.assignment) == 2, "the partitions are not shared")
     before, mine = first.rebalances, second.assignment
     second.close()
-    again = members(broker.bootstrap, group, topic, group_instance_id="two", **CLASSIC)
+    again = members(broker.bootstrap, group, topic, group_instance_id="two", **settings)
     eventually(lambda: again.assignment == mine, "the static member has not its partitions back")
     fill(broker.bootstrap, topic, 40, 4)
     eventually(lambda: len(first.values) == 20 and len(again.values) == 20, "not everything was read")
     assert first.rebalances == before
 
 
-@pytest.mark.parametrize("protocol", ["range"])
+@pytest.mark.parametrize("protocol", ["range", "consumer"])
 def test_a_group_survives_a_restart_of_the_broker(
     own_broker: BrokerProcess, members: Callable[..., Member], protocol: str
 ) -> None:
@@ -211,13 +115,15 @@ def test_a_group_survives_a_restart_of_the_broker(
     assert [each.rebalances for each in both] == before
 
 
-def test_copying_goes_on_over_restarts(own_broker: BrokerProcess, unique: Unique) -> None:
+@pytest.mark.parametrize("protocol", ["range", "consumer"])
+def test_copying_goes_on_over_restarts(own_broker: BrokerProcess, unique: Unique, protocol: str) -> None:
     """D1, D2, O1: the broker is killed again and again under two copiers; the result is exact and in order."""
     bootstrap = own_broker.bootstrap
     source, target = create_topic(bootstrap, "source", 4), create_topic(bootstrap, "target", 4)
     sent = fill(bootstrap, source, 1200, 4)
     copiers = [
-        Copier(bootstrap, source, target, "group", unique(name), batch_records=9, **CLASSIC).start() for name in "ab"
+        Copier(bootstrap, source, target, "group", unique(name), batch_records=9, **PROTOCOLS[protocol]).start()
+        for name in "ab"
     ]
     for wanted in (10, 30, 50):
         eventually(lambda: sum(each.transactions for each in copiers) >= wanted, "the copiers do not go on")  # noqa: B023

@@ -257,6 +257,17 @@ class ClassicGroupAgainstItsMembers(RuleBasedStateMachine):
     def wait(self, ms: int) -> None:
         self.world.pass_ms(ms)
 
+    @rule(name=members, seconds=st.sampled_from([20, 40, 80]))
+    def only_beat(self, name: str, seconds: int) -> None:
+        """The application is busy: its client says that it lives, and does not join again."""
+        for _ in range(seconds // 20):
+            client = self.clients[name]
+            if client.waits_for is None and client.id and client.generation >= 0:
+                owned = client.owned
+                if client.beat() in (ErrorCode.NONE, ErrorCode.REBALANCE_IN_PROGRESS, ErrorCode.UNKNOWN_MEMBER_ID):
+                    client.owned = owned  # it does not look at what its client has heard
+            self.world.pass_ms(20_000)
+
     @rule()
     def restart_broker(self) -> None:
         """Requests that waited are lost with their connections; who has its part goes on."""

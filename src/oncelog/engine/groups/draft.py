@@ -80,7 +80,7 @@ class ClassicDraft:
 
     def supports(self, protocol_type: str, protocols: tuple[Protocol, ...]) -> bool:
         """Whether a member with these protocols can be in the group: every member must share one of them."""
-        if self.state is ClassicState.EMPTY:
+        if not self.members:
             return bool(protocol_type and protocols)
         if protocol_type != self.protocol_type:
             return False

@@ -161,21 +161,13 @@ def _joining(draft: ConsumerDraft, beat: Heartbeat) -> ConsumerMember:
     if known.epoch == LEAVE_STATIC_EPOCH:
         if known.id != beat.member_id:
             known = draft.replace_static(known, beat.member_id)
-        return _replace(known, epoch=JOIN_EPOCH, epoch_previous=JOIN_EPOCH)
-    if known.id != beat.member_id:
+    elif known.id != beat.member_id:
         raise Refusal(ErrorCode.UNRELEASED_INSTANCE_ID, f"{beat.instance_id} is the member {known.id}'s")
-    if known.epoch_previous == JOIN_EPOCH:
+    elif known.epoch_previous == JOIN_EPOCH:
         return known  # it has not seen the answer to its joining
-    # It was fenced, or was not sure: it has nothing, and what it had was never committed under the new epoch (KIP-848).
-    draft.bump()
-    return _replace(
-        known,
-        epoch=JOIN_EPOCH,
-        epoch_previous=JOIN_EPOCH,
-        state=MemberState.STABLE,
-        assigned=NO_PARTITIONS,
-        revoking=NO_PARTITIONS,
-    )
+    else:
+        draft.bump()  # it was fenced: nothing that it said before counts any more
+    return _replace(known, epoch=JOIN_EPOCH, epoch_previous=JOIN_EPOCH)
 
 
 def _known(group: ConsumerGroup, beat: Heartbeat) -> ConsumerMember:
@@ -257,7 +249,8 @@ def decide_consumer_due(state: State, group: ConsumerGroup, now_ms: int) -> Deci
 
 def next_consumer_due_ms(group: ConsumerGroup, deadlines: dict[str, int]) -> int | None:
     """When something of the group falls due next."""
-    return min((*deadlines.values(), *group.rebalance_due_ms.values()), default=None)
+    sessions = (deadlines[member_id] for member_id in group.members if member_id in deadlines)
+    return min((*sessions, *group.rebalance_due_ms.values()), default=None)
 
 
 def assigned_trees(state: State, logs: frozenset[LogId], *, with_names: bool = False) -> list[dict[str, Any]]:

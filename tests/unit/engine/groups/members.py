@@ -156,7 +156,8 @@ class ClassicClient:
             self.id = ""
         elif code is ErrorCode.FENCED_INSTANCE_ID:
             self.is_fenced = True
-        self.owned = set()
+        if code is not ErrorCode.REBALANCE_IN_PROGRESS:
+            self.owned = set()  # else it goes on with what it has until it joins
         self.must_join = True
         return code
 
