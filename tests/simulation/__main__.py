@@ -1,0 +1,122 @@
+"""Run simulated worlds for a while: ``python -m tests.simulation --minutes 60 --seed 1 --jobs 2``.
+
+A seed that fails is shown with the end of its trace and kept in tests/simulation/seeds.txt, which ``make test`` replays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.simulation.world import STEPS, World
+
+SEEDS = Path(__file__).with_name("seeds.txt")
+
+
+class Outcome(NamedTuple):
+    """What became of one seed; ``failure`` is empty if all held."""
+
+    seed: int
+    steps: int
+    counts: dict[str, int]
+    failure: str = ""
+    trace: str = ""
+
+
+def run_seed(seed: int, steps: int = STEPS) -> Outcome:
+    """One world."""
+    world = World(seed, steps=steps)
+    try:
+        world.run()
+    except Exception as error:  # noqa: BLE001
+        # Whatever it is, it belongs to this seed: it is shown with its trace.
+        where = traceback.format_exception(error)
+        what = f"{type(error).__name__}: {error}"
+        return Outcome(seed, world.events.steps, world.counts(), what, world.events.trace() + "\n" + "".join(where[-8:]))
+    return Outcome(seed, world.events.steps, world.counts())
+
+
+def kept_seeds() -> list[int]:
+    """Seeds that failed once."""
+    lines = SEEDS.read_text(encoding="utf-8").splitlines()
+    return [int(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+
+
+def keep(outcome: Outcome) -> None:
+    """Remember a failing seed."""
+    if outcome.seed not in kept_seeds():
+        with SEEDS.open("a", encoding="utf-8") as file:
+            file.write(f"{outcome.seed}  # {outcome.failure.splitlines()[0][:100]}\n")
+
+
+def main() -> int:
+    """The command line; the exit code is 1 if a seed failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long to go on")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed; the next ones follow")
+    parser.add_argument("--seeds", type=int, default=10**12, help="how many seeds at most")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of each world before it is healed")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--trace", action="store_true", help="show the trace of a failing seed")
+    chosen = parser.parse_args()
+    started, total, failed = time.monotonic(), Totals(), 0
+    for outcome in _run_all(chosen, started + chosen.minutes * 60):
+        total.add(outcome)
+        if outcome.failure:
+            failed += 1
+            keep(outcome)
+            if chosen.trace or failed == 1:
+                print(outcome.trace)
+            print(f"seed {outcome.seed} failed after {outcome.steps} steps: {outcome.failure.splitlines()[0]}", flush=True)
+    print(total.line(time.monotonic() - started, failed))
+    return 1 if failed else 0
+
+
+def _run_all(chosen: argparse.Namespace, deadline: float):
+    seeds = iter(range(chosen.seed, chosen.seed + chosen.seeds))
+    if chosen.jobs == 1:
+        for seed in seeds:
+            yield run_seed(seed, chosen.steps)
+            if time.monotonic() > deadline:
+                return
+        return
+    with ProcessPoolExecutor(chosen.jobs) as pool:
+        running: set[Future[Outcome]] = set()
+        while True:
+            while len(running) < 2 * chosen.jobs and time.monotonic() < deadline and (seed := next(seeds, None)):
+                running.add(pool.submit(run_seed, seed, chosen.steps))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+
+
+class Totals:
+    """What all worlds did together."""
+
+    def __init__(self) -> None:
+        self.seeds = self.steps = 0
+        self.counts: dict[str, int] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        """One more world."""
+        self.seeds += 1
+        self.steps += outcome.steps
+        for name, count in outcome.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+
+    def line(self, seconds: float, failed: int) -> str:
+        """For people."""
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
+        rate = self.steps / seconds * 60
+        return f"{self.seeds:,} seeds, {self.steps:,} steps in {seconds:.0f} s ({rate:,.0f} a minute): {counts}; {failed} failed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,340 @@
+"""The checkers: what a history and the logs at its end say of exactly-once. Shared by the simulation and tests with processes.
+
+``Floors`` is asked with each reply, the functions below at the end. The truth is the logs as a reader of uncommitted data finds
+them at the end, markers included: which records count is worked out from the markers alone, so that the last stable offset, the
+list of aborted transactions and the answers of the broker are all judged by something that they don't make themselves.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tests.simulation.history import Copying, Fate, History, Place, Stretch, Transaction, Value
+from tests.support.batches import Batch
+
+
+#: Commits of a partition, the newest, that each reply is held against.
+_COMMITS_LOOKED_AT = 40
+
+
+class Violation(AssertionError):
+    """A guarantee that was broken; ``kind`` names it."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(f"{kind}: {what}")
+        self.kind = kind
+
+
+# -- the truth ------------------------------------------------------------------------------------------------------------
+
+
+class Written(NamedTuple):
+    """One record in a log. ``fate``: None outside of transactions, OPEN without a marker."""
+
+    offset: int
+    name: bytes
+    fate: Fate | None
+
+    @property
+    def counts(self) -> bool:
+        """Whether a reader of committed data must see it."""
+        return self.fate is None or self.fate is Fate.COMMITTED
+
+
+@dataclass(slots=True)
+class FinalLog:
+    """One partition at the end: from ``start`` (what is before it was deleted) to ``end``."""
+
+    start: int
+    end: int
+    records: list[Written] = field(default_factory=list)
+
+
+def final_log(start: int, end: int, batches: Sequence[Batch]) -> FinalLog:
+    """Which records of the batches count, by their markers."""
+    fates: list[tuple[Batch, Fate | None]] = []
+    after: dict[int, Fate] = {}
+    for batch in reversed(batches):
+        if batch.is_control:
+            after[batch.producer_id] = Fate.COMMITTED if batch.is_commit else Fate.ABORTED
+        elif batch.is_transactional:
+            fates.append((batch, after.get(batch.producer_id, Fate.OPEN)))
+        else:
+            fates.append((batch, None))
+    log = FinalLog(start, end)
+    for batch, fate in reversed(fates):
+        log.records += (
+            Written(record.offset, record.value or b"", fate) for record in batch.records if record.offset >= start
+        )
+    return log
+
+
+# -- while it runs --------------------------------------------------------------------------------------------------------
+
+
+class Bounds(NamedTuple):
+    """What a reply shows of a partition; -1 where it says nothing."""
+
+    high_watermark: int
+    stable_offset: int
+    start: int
+
+
+class Known(NamedTuple):
+    """What was known of a partition when something was asked: what was shown, and how many of its commits."""
+
+    shown: Bounds
+    commits: int
+
+
+_NOTHING = Bounds(-1, -1, -1)
+
+
+class Floors:
+    """What was shown may never be taken back: neither by time nor by a crash (rules D2, D3, R1).
+
+    Take ``now`` when a request is sent, give it to ``check`` with the reply. A transaction that is known to be committed is
+    visible in all its partitions (D1, D3); the only thing that may stand before it is another open transaction. That is looked
+    at in the end, in ``check_claims``: a stable offset short of it must be where somebody else's transaction begins.
+    """
+
+    def __init__(self) -> None:
+        self._floors: dict[Place, Bounds] = {}
+        #: Where partitions have begun: a transaction whose records were deleted in part keeps readers there.
+        self._starts: dict[Place, set[int]] = {}
+        self._commits: dict[Place, list[tuple[int, Transaction]]] = {}
+        self._committed: set[Transaction] = set()
+        #: (partition, stable offset shown, transaction that is behind it).
+        self.claims: set[tuple[Place, int, Transaction]] = set()
+
+    def now(self, places: Iterable[Place]) -> dict[Place, Known]:
+        """What is known to be visible."""
+        return {
+            place: Known(self._floors.get(place, _NOTHING), len(self._commits.get(place, ()))) for place in places
+        }
+
+    def check(self, before: Mapping[Place, Known], place: Place, shown: Bounds) -> None:
+        """Raises Violation if the reply shows less than was known when it was asked for; else it is known now."""
+        floors, commits = before[place]
+        for name, floor, now in zip(Bounds._fields, floors, shown, strict=True):
+            if 0 <= now < floor:
+                raise Violation("went back", f"{name} of {place} is {now}, but {floor} was known before it was asked for")
+        if 0 <= shown.high_watermark < shown.stable_offset:
+            raise Violation("went back", f"{place}: stable offset {shown.stable_offset} > {shown.high_watermark}")
+        if shown.stable_offset >= 0:
+            for offset, transaction in self._commits.get(place, [])[max(0, commits - _COMMITS_LOOKED_AT) : commits]:
+                if offset >= shown.stable_offset != shown.start:
+                    self.claims.add((place, shown.stable_offset, transaction))
+        self.raise_to(place, shown)
+
+    def raise_to(self, place: Place, shown: Bounds) -> None:
+        """This is visible from now on."""
+        floor = self._floors.get(place, _NOTHING)
+        if shown.start > floor.start:
+            self._starts.setdefault(place, set()).add(shown.start)
+        self._floors[place] = Bounds(*map(max, floor, shown))
+
+    def committed(self, transaction: Transaction) -> None:
+        """The transaction is known to be committed: all its partitions are visible from now on (rules D1, D3)."""
+        if transaction in self._committed:
+            return
+        self._committed.add(transaction)
+        for value in transaction.values:
+            if value.offset >= 0:
+                self.raise_to(value.place, Bounds(value.offset + 1, -1, -1))
+                self._commits.setdefault(value.place, []).append((value.offset, transaction))
+
+    def look_together(self, stable: Mapping[Place, int], seen: Iterable[bytes], history: History) -> None:
+        """One reply of several partitions shows all of a transaction or nothing (rule D1).
+
+        ``stable``: the stable offset of each partition in the reply; ``seen``: the committed values in it.
+        """
+        transactions = {value.transaction for name in seen if (value := history.values.get(name)) and value.transaction}
+        for transaction in transactions:
+            for value in transaction.values:
+                if 0 <= stable.get(value.place, value.offset + 1) <= value.offset:
+                    self.claims.add((value.place, stable[value.place], transaction))
+
+    def is_start(self, place: Place, offset: int) -> bool:
+        """Whether the partition has once begun there."""
+        return offset in self._starts.get(place, ())
+
+    def forget(self, topic: str) -> None:
+        """A topic is gone."""
+        for place in [place for place in self._floors if place[0] == topic]:
+            del self._floors[place]
+
+
+# -- at the end -----------------------------------------------------------------------------------------------------------
+
+
+def check_everything(
+    history: History, floors: Floors, logs: Mapping[Place, FinalLog], committed: Mapping[tuple[str, Place], int]
+) -> list[Violation]:
+    """All checks of the end. ``committed``: the groups' offsets."""
+    return [
+        *check_claims(history, floors, logs),
+        *check_nothing_twice(history, logs),
+        *check_nothing_lost(history, logs),
+        *check_transactions(history, logs),
+        *check_order(history, logs),
+        *check_nothing_open(logs),
+        *(found for stretch in history.stretches for found in check_stretch(history, stretch, logs)),
+        *(found for copying in history.copyings.values() for found in check_copying(history, copying, logs, committed)),
+    ]
+
+
+def _immortal(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[tuple[Place, FinalLog]]:
+    return ((place, log) for place, log in logs.items() if place[0] not in history.mortal)
+
+
+def check_nothing_twice(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
+    """No value is in a log twice, none came from nowhere, none came from a fenced producer (rules P1, T7, T8)."""
+    found: dict[bytes, tuple[Place, int]] = {}
+    for place, log in logs.items():
+        for offset, name, _ in log.records:
+            if name in found:
+                yield Violation("twice", f"{name!r} is at {found[name]} and at {(place, offset)}")
+            found[name] = place, offset
+            value = history.values.get(name)
+            if value is None or value.place != place:
+                yield Violation("invented", f"{name!r} at {(place, offset)} was never sent there")
+            elif value.is_zombie:
+                yield Violation("zombie write", f"{name!r} at {(place, offset)}: its producer was fenced before")
+
+
+def check_nothing_lost(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
+    """What was acknowledged is where the acknowledgement said (rules P1, D2)."""
+    at = {(place, record.offset): record.name for place, log in logs.items() for record in log.records}
+    for value in history.values.values():
+        log = logs.get(value.place)
+        if log is None or value.offset < 0 or value.offset < log.start or value.place[0] in history.mortal:
+            continue
+        if value.transaction is not None and value.transaction.fate is not Fate.COMMITTED:
+            continue
+        found = at.get((value.place, value.offset))
+        if found != value.name:
+            yield Violation("lost", f"{value.name!r} was acknowledged at {(value.place, value.offset)}, there is {found!r}")
+
+
+def check_transactions(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
+    """Committed: all values count. Aborted: none. Unknown: all or none (rules D1, T5, T6)."""
+    fates = {record.name: record.fate for _, log in _immortal(history, logs) for record in log.records}
+    for transaction in history.transactions:
+        values = [value for value in transaction.values if _is_known(history, value, logs)]
+        counted = [value for value in values if fates.get(value.name) is Fate.COMMITTED]
+        missing = [value for value in values if fates.get(value.name) is not Fate.COMMITTED]
+        name = f"transaction {transaction.number} of {transaction.transactional_id}"
+        if transaction.fate in (Fate.ABORTED, Fate.OPEN) and counted:
+            yield Violation("aborted read", f"{name} is {transaction.fate.value}, but {counted[0].name!r} counts")
+        elif transaction.fate is Fate.COMMITTED and missing:
+            yield Violation("lost", f"{name} is committed, but {missing[0].name!r} in {missing[0].place} does not count")
+        elif counted and missing:
+            yield Violation("torn transaction", f"of {name} {counted[0].name!r} counts, {missing[0].name!r} does not")
+
+
+def _is_known(history: History, value: Value, logs: Mapping[Place, FinalLog]) -> bool:
+    """Whether the log can say what became of it: not if it may have been deleted."""
+    log = logs.get(value.place)
+    if log is None or value.place[0] in history.mortal:
+        return False
+    return log.start == 0 or value.offset >= log.start
+
+
+def check_order(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
+    """What one session wrote to a partition is there in the order in which it was sent (rule P3)."""
+    for place, log in _immortal(history, logs):
+        newest: dict[str, Value] = {}
+        for record in log.records:
+            value = history.values.get(record.name)
+            if value is None:
+                continue
+            before = newest.get(value.session)
+            if before is not None and before.order > value.order:
+                yield Violation("out of order", f"{place}: {value.name!r} at {record.offset} comes after {before.name!r}")
+            newest[value.session] = value
+
+
+def check_nothing_open(logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
+    """When all is over, no transaction is open."""
+    for place, log in logs.items():
+        for record in log.records:
+            if record.fate is Fate.OPEN:
+                yield Violation("stuck", f"{place}: the transaction of {record.name!r} at {record.offset} has no end")
+
+
+def check_claims(history: History, floors: Floors, logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
+    """Where a committed transaction was not all visible, another one was open before it (rules D1, D3)."""
+    for place, stable_offset, transaction in floors.claims:
+        log = logs.get(place)
+        if log is None or stable_offset < log.start or place[0] in history.mortal:
+            continue
+        if floors.is_start(place, stable_offset) or stable_offset == log.start:
+            continue
+        at = bisect_left(log.records, stable_offset, key=lambda record: record.offset)
+        record = log.records[at] if at < len(log.records) else None
+        value = history.values.get(record.name) if record is not None else None
+        if record is None or record.offset != stable_offset or value is None or value.transaction in (None, transaction):
+            yield Violation(
+                "torn transaction",
+                f"{place} was shown to {stable_offset} only, when transaction {transaction.number} that reaches further was "
+                f"known to be committed; no other transaction begins there ({record})",
+            )
+
+
+def check_stretch(history: History, stretch: Stretch, logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
+    """A reader saw exactly what counts, in order, without gaps (rules R1, R2, D2)."""
+    log = logs.get(stretch.place)
+    if log is None or stretch.place[0] in history.mortal:
+        return
+    start = max(stretch.start, log.start)
+    expected = [
+        (record.offset, record.name)
+        for record in log.records
+        if start <= record.offset < stretch.end and (record.counts or not stretch.is_committed)
+    ]
+    seen = [each for each in stretch.seen if each[0] >= start]
+    if seen == expected:
+        return
+    extra, missing = Counter(seen) - Counter(expected), Counter(expected) - Counter(seen)
+    fates = {(record.offset, record.name): record.fate for record in log.records}
+    what = f"{stretch.reader} read {stretch.place} from {stretch.start} to {stretch.end}"
+    if extra:
+        first = min(extra)
+        kind = "aborted read" if fates.get(first) is Fate.ABORTED else "read before commit or taken back"
+        yield Violation(kind, f"{what} and saw {first}, which does not count")
+    elif missing:
+        yield Violation("skipped", f"{what} and did not see {min(missing)}")
+    else:
+        yield Violation("out of order", f"{what} in another order than the log")
+
+
+def source_of(name: bytes) -> bytes:
+    """The value that a copy is made of."""
+    return name.rpartition(b"~")[0]
+
+
+def check_copying(
+    history: History, copying: Copying, logs: Mapping[Place, FinalLog], committed: Mapping[tuple[str, Place], int]
+) -> Iterator[Violation]:
+    """Each input before the committed offset has one copy that counts, each later one has none (rules D1, O1)."""
+    copies: dict[bytes, int] = defaultdict(int)
+    for _, log in _immortal(history, logs):
+        for record in log.records:
+            value = history.values.get(record.name)
+            if record.counts and value is not None and value.session.startswith(f"{copying.group}/"):
+                copies[source_of(record.name)] += 1
+    offset = committed.get((copying.group, copying.place), 0)
+    for record in logs[copying.place].records:
+        if not record.counts:
+            continue
+        count, expected = copies[record.name], int(record.offset < offset)
+        if count != expected:
+            kind = "twice" if count > 1 else "offset and output apart"
+            yield Violation(
+                kind, f"{copying.group} stands at {offset} of {copying.place}, {record.name!r} has {count} copies"
+            )

@@ -1,0 +1,114 @@
+"""What clients did and were told, as facts: whoever drives a broker fills it, tests/simulation/checkers.py judges it.
+
+Every value that is ever written is unique, so that each can be followed. Times are the driver's own, growing. Nothing here knows
+the broker; the tests with real processes can fill it as well as the simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+#: A partition by topic and index.
+Place = tuple[str, int]
+
+
+class Fate(Enum):
+    """What a client knows of a transaction's end."""
+
+    OPEN = "open"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    #: A commit was asked for, and no answer tells whether it was done.
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """One transaction as its producer sees it. ``offsets``: what it commits for (group, topic, index)."""
+
+    number: int
+    transactional_id: str
+    values: list[Value] = field(default_factory=list)
+    offsets: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    fate: Fate = Fate.OPEN
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+    """One record. ``order`` grows within its producer's session; ``offset`` is what an acknowledgement said, or -1."""
+
+    name: bytes
+    place: Place
+    session: str
+    order: int
+    transaction: Transaction | None
+    #: It was first sent when a newer session of the same transactional id was known: it must never be written.
+    is_zombie: bool = False
+    offset: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class Stretch:
+    """What one reader read of one partition without a gap: [``start``, ``end``) and the (offset, value) in it."""
+
+    reader: str
+    place: Place
+    is_committed: bool
+    start: int
+    end: int
+    seen: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Copying:
+    """One copier's promise: a group's offset in ``place`` and the copies of what is before it settle together."""
+
+    group: str
+    place: Place
+
+
+class History:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, Value] = {}
+        self.transactions: list[Transaction] = []
+        self.stretches: list[Stretch] = []
+        self.copyings: dict[tuple[str, Place], Copying] = {}
+        #: Topics that are deleted at times: nothing is promised of what was in them.
+        self.mortal: set[str] = set()
+        self._newest: dict[str, tuple[int, int]] = {}
+
+    def begin(self, transactional_id: str) -> Transaction:
+        """A transaction begins."""
+        self.transactions.append(Transaction(len(self.transactions), transactional_id))
+        return self.transactions[-1]
+
+    def send(
+        self, name: bytes, place: Place, session: str, transaction: Transaction | None = None, *, is_zombie: bool = False
+    ) -> Value:
+        """A value is sent for the first time."""
+        assert name not in self.values, f"{name!r} was sent before"
+        value = Value(name, place, session, len(self.values), transaction, is_zombie)
+        self.values[name] = value
+        if transaction is not None:
+            transaction.values.append(value)
+        return value
+
+    def stretch(self, reader: str, place: Place, *, is_committed: bool, start: int) -> Stretch:
+        """A reader begins to read."""
+        self.stretches.append(Stretch(reader, place, is_committed, start, start))
+        return self.stretches[-1]
+
+    # -- who is the newest (rule T7, T8) ------------------------------------------------------------------------------
+
+    def given(self, transactional_id: str, producer_id: int, epoch: int) -> None:
+        """The broker gave somebody this session."""
+        newest = self._newest.get(transactional_id)
+        if newest is None or newest < (producer_id, epoch):
+            self._newest[transactional_id] = producer_id, epoch
+
+    def is_fenced(self, transactional_id: str, producer_id: int, epoch: int) -> bool:
+        """Whether a newer session than this is known."""
+        return self._newest.get(transactional_id, (producer_id, epoch)) > (producer_id, epoch)

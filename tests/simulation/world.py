@@ -1,0 +1,350 @@
+"""One simulated world: drawn from its seed, run for some steps under faults, healed, brought to its end, and judged.
+
+The seed draws everything: topics, clients and what they do, how bad network, disk and machine are. After the faults all clients
+finish what they have begun; a world that does not come to its end within its time is a violation too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tests.simulation.admins import Admin
+from tests.simulation.aged import age
+from tests.simulation.checkers import Bounds, FinalLog, Floors, Violation, check_everything, final_log
+from tests.simulation.client import ADMIN, Actor, Steps
+from tests.simulation.events import MS_US, SECOND_US, Events
+from tests.simulation.history import Fate, History, Place, Transaction
+from tests.simulation.host import Host
+from tests.simulation.producers import PlainProducer, Transactional, Writer
+from tests.simulation.reading import Consumer, Copier, fetch, parts_of, shown_of
+from tests.support.batches import batches
+
+STEPS = 12_000
+#: Simulated time in which a healed world must come to its end.
+_END_US = 400 * SECOND_US
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, seed: int, *, steps: int = STEPS, trace_lines: int = 400) -> None:
+        self.seed, self.steps_wanted = seed, steps
+        self.events = Events(seed, trace_lines)
+        self.random = random = self.events.random
+        self.history, self.floors = History(), Floors()
+        self.pace_us = random.choice((1, 5, 20)) * MS_US
+        self.share_rare = random.choice((0.0, 0.1, 0.4))
+        self.fault_us = random.choice((100, 500, 2_000, 10**9)) * MS_US
+        self.is_ending = False
+        configs = {"flush.interval.ms": str(random.choice((1, 10, 100)))}
+        self.host = Host(self.events, configs)
+        self._faults = self._draw_faults()
+        self.topics = self._draw_topics()
+        self.actors: list[Actor] = []
+        self._count = self.requests = 0
+        self._is_tv2 = random.choice((lambda: True, lambda: False, lambda: self.events.chance(0.5)))
+        self.logs: dict[Place, FinalLog] = {}
+
+    def _draw_topics(self) -> dict[str, int]:
+        random = self.random
+        topics = {name: random.randint(1, 3) for name in ("in", "mid", "out", "plain")}
+        if self.share_rare:
+            topics["mortal"] = random.randint(1, 2)
+            self.history.mortal.add("mortal")
+        return topics
+
+    def places(self, *topics: str) -> list[Place]:
+        """All partitions, or those of some topics."""
+        return [(topic, index) for topic in topics or self.topics for index in range(self.topics[topic])]
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Everything. Raises Violation, or what the broker raised."""
+        setup = Admin(self, "setup")
+        self._do(setup, setup.create_topics(self.topics))
+        self._populate()
+        self.events.at(self.fault_us, self._fault)
+        self.events.at(100 * MS_US, self._look_after)
+        while self.events.steps < self.steps_wanted:
+            self._step()
+        self._end()
+        self._judge()
+
+    def _step(self) -> None:
+        if not self.events.step():
+            raise Violation("stuck", "nothing happens any more")
+        if self.host.bug is not None:
+            raise self.host.bug
+
+    def _do(self, actor: Actor, steps: Steps) -> None:
+        """One actor does something, and the world goes on until it is done."""
+        actor.run = lambda: steps  # type: ignore[method-assign]
+        actor.begin()
+        self._until(lambda: actor.is_done, actor.name)
+
+    def _until(self, is_done: Any, what: str) -> None:
+        deadline_us = self.events.now_us + _END_US
+        while not is_done():
+            if self.events.now_us > deadline_us:
+                raise Violation("stuck", f"{what}: not done after {_END_US // SECOND_US} s without faults")
+            self._step()
+
+    def _populate(self) -> None:
+        random, mortal = self.random, self.places(*self.history.mortal) if self.history.mortal else []
+        for _ in range(random.randint(1, 3)):
+            places = [*self.places("in", "plain"), *mortal] if random.random() < 0.5 else self.places("in")
+            self._add(PlainProducer(self, self._name("plain"), [place for place in places if place not in mortal]))
+        for number in range(random.randint(0, 3)):
+            self._add(self._writer(f"write-{number}"))
+        for index in range(self.topics["in"]):
+            self._add(self._copier(f"copy-first{index}"))
+        if random.random() < 0.5:
+            for index in range(self.topics["mid"]):
+                self._add(self._copier(f"copy-second{index}"))
+        for number in range(random.randint(1, 4)):
+            places = self.places()
+            chosen = random.sample(places, random.randint(1, len(places)))
+            self._add(Consumer(self, self._name("read"), chosen, is_committed=number % 3 != 2))
+        self._add(Admin(self, self._name("admin")))
+        age(self)
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}-{self._count}"
+
+    def _add(self, actor: Actor) -> None:
+        self.actors.append(actor)
+        actor.begin()
+
+    def _writer(self, transactional_id: str) -> Writer:
+        places = self.places("in", "plain", *self.history.mortal)
+        return Writer(self, self._name("writer"), transactional_id, places, is_tv2=self._is_tv2())
+
+    def _copier(self, transactional_id: str) -> Copier:
+        group = transactional_id.removeprefix("copy-")
+        kind, index = group[:-1], int(group[-1])
+        source, targets = ("in", ("mid",)) if kind == "first" else ("mid", ("out",))
+        return Copier(
+            self, self._name(group), group, (source, index), self.places(*targets), is_tv2=self._is_tv2()
+        )
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def _fault(self) -> None:
+        """Something bad happens, now and again."""
+        if self.is_ending:
+            return
+        fault = self.random.choices(list(self._faults), list(self._faults.values()))[0]
+        fault()
+        self.events.at(self.events.about(self.fault_us), self._fault)
+
+    def _draw_faults(self) -> dict[Callable[[], object], int]:
+        """What may happen, and how often: another mixture for each seed."""
+        host, random = self.host, self.random
+        faults: tuple[Callable[[], object], ...] = (
+            host.kill,
+            host.crash,
+            host.close,
+            lambda: host.fail(random.choice(("flush", "sync"))),
+            lambda: host.pause(self.events.about(300 * MS_US)),
+            self._double,
+            self._kill_client,
+            self._freeze_client,
+            self._settle,
+        )
+        return {fault: random.choice((0, 1, 1, 5)) for fault in faults} | {self._settle: 1}
+
+    def _settle(self) -> None:
+        if self.host.server is not None:
+            self.host.loop.call_soon(self.host.storage.settle)
+
+    def _transactional(self) -> list[Transactional]:
+        return [one for one in self.actors if isinstance(one, Transactional) and not (one.is_dead or one.is_done)]
+
+    def _double(self) -> None:
+        """Another instance with the same transactional id begins; the old one knows nothing of it."""
+        actors = self._transactional()
+        if actors:
+            old = self.random.choice(actors)
+            if self.events.chance(0.5):
+                old.freeze(self.events.about(SECOND_US))
+            self._add(self._again(old.transactional_id))
+
+    def _again(self, transactional_id: str) -> Transactional:
+        make = self._copier if transactional_id.startswith("copy-") else self._writer
+        return make(transactional_id)
+
+    def _kill_client(self) -> None:
+        actors = self._transactional()
+        if actors:
+            self.random.choice(actors).kill(is_silent=self.events.chance(0.3))
+
+    def _freeze_client(self) -> None:
+        actors = [actor for actor in self.actors if not (actor.is_dead or actor.is_done)]
+        self.random.choice(actors).freeze(self.events.about(3 * SECOND_US))
+
+    def _look_after(self) -> None:
+        """Whoever starts clients again: each transactional id has somebody who works for it."""
+        live = {actor.transactional_id for actor in self._transactional()}
+        known = dict.fromkeys(actor.transactional_id for actor in self.actors if isinstance(actor, Transactional))
+        for transactional_id in known:
+            is_needed = not self.is_ending or not self._is_finished(transactional_id)
+            if transactional_id not in live and is_needed:
+                self._add(self._again(transactional_id))
+        self.actors = [
+            actor for actor in self.actors if not actor.is_dead and not (actor.is_done and not _is_witness(actor))
+        ]
+        self.events.at(self.events.about(300 * MS_US), self._look_after)
+
+    def _is_finished(self, transactional_id: str) -> bool:
+        """At the end: whether an instance has said that nothing is left to do."""
+        return any(
+            isinstance(actor, Transactional)
+            and actor.transactional_id == transactional_id
+            and actor.is_done
+            and actor.is_over()
+            for actor in self.actors
+        )
+
+    def counts(self) -> dict[str, int]:
+        """What happened, for people."""
+        host, network, transactions = self.host, self.host.network, self.history.transactions
+        return {
+            "requests": self.requests,
+            "records": len(self.history.values),
+            "commits": sum(one.fate is Fate.COMMITTED for one in transactions),
+            "aborts": sum(one.fate is Fate.ABORTED for one in transactions),
+            "unknown": sum(one.fate is Fate.UNKNOWN for one in transactions),
+            "kills": host.kills,
+            "machine crashes": host.crashes,
+            "failed syncs and writes": host.failures,
+            "torn entries": host.disk.torn,
+            "entries lost": host.disk.lost,
+            "checkpoints": host.disk.checkpoints,
+            "connections cut": network.cut,
+            "messages held": network.held,
+        }
+
+    # -- what actors ask and tell -------------------------------------------------------------------------------------
+
+    def is_quiet_before(self, topic: str) -> bool:
+        """At the end: whether nobody writes to the topic any more."""
+        if not self.is_ending:
+            return False
+        if topic == "in":
+            return not any(
+                isinstance(actor, PlainProducer | Writer) and not (actor.is_done or actor.is_dead) for actor in self.actors
+            )
+        firsts = [f"copy-first{index}" for index in range(self.topics["in"])]
+        live = {actor.transactional_id for actor in self._transactional()}
+        return all(one not in live and self._is_finished(one) for one in firsts)
+
+    def committed(self, transaction: Transaction) -> None:
+        """A commit was acknowledged: everything of it is visible from now on."""
+        self.floors.committed(transaction)
+        for (group, topic, index), offset in transaction.offsets.items():
+            self.floors.raise_to((f"offset of {group} in {topic}", index), Bounds(-1, -1, offset))
+
+    def seen_committed(self, names: Iterable[bytes]) -> None:
+        """Somebody has read these: all of their transactions is visible from now on."""
+        for name in names:
+            value = self.history.values.get(name)
+            if value is None:
+                raise Violation("invented", f"{name!r} was read and never sent")
+            transaction = value.transaction
+            if transaction is not None:
+                if transaction.fate in (Fate.OPEN, Fate.ABORTED):
+                    raise Violation("aborted read", f"{name!r} of a transaction that is {transaction.fate.value}")
+                self.floors.committed(transaction)
+
+    def fetch_offset(self, actor: Actor, role: str, group: str, place: Place, *, require_stable: bool) -> Steps:
+        """A group's committed offset, -1 for none; None if there is no answer. It never goes back."""
+        known = (f"offset of {group} in {place[0]}", place[1])
+        before = self.floors.now([known])
+        topics = [{"name": place[0], "partition_indexes": [place[1]]}]
+        tree: dict[str, Any] = {"group_id": group, "topics": topics}
+        version = actor.random.choice((5, 7)) if not require_stable else 7
+        if version >= 7:
+            tree["require_stable"] = require_stable
+        reply = yield from actor.call(role, "offset_fetch", version, **tree)
+        if reply is None or reply.error_code or reply.topics[0].partitions[0].error_code:
+            return None
+        offset = reply.topics[0].partitions[0].committed_offset
+        self.floors.check(before, known, Bounds(-1, -1, offset))
+        return offset
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """No more faults: everybody finishes."""
+        self.is_ending = True
+        self.events.note("world", "is healed")
+        self.host.network.heal()
+        self.pace_us = 50 * MS_US
+        self._until(lambda: self.host.server is not None, "the broker")
+        if self.host.storage._fails_at is not None:
+            self.host.storage._fails_at = None
+        self._until(self._is_all_done, "the clients")
+        for actor in self.actors:
+            if not (actor.is_done or actor.is_dead):
+                actor.kill()
+
+    def _is_all_done(self) -> bool:
+        firsts = {one.transactional_id for one in self.actors if isinstance(one, Transactional)}
+        return all(
+            actor.is_done or actor.is_dead for actor in self.actors if not isinstance(actor, Consumer)
+        ) and all(self._is_finished(one) for one in firsts)
+
+    def _judge(self) -> None:
+        auditor = Auditor(self, "auditor")
+        self._do(auditor, auditor.read_all())
+        found = check_everything(self.history, self.floors, self.logs, auditor.offsets)
+        if found:
+            raise found[0]
+        self.host.close()
+        self._until(lambda: self.host.server is not None, "the last start")
+
+
+def _is_witness(actor: Actor) -> bool:
+    return isinstance(actor, Transactional)
+
+
+class Auditor(Actor):
+    """Reads everything at the end."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.timeout_us = 30 * SECOND_US
+        self.offsets: dict[tuple[str, Place], int] = {}
+
+    def read_all(self) -> Steps:
+        for place in self.world.places():
+            yield from self._read(place)
+        for group, place in self.world.history.copyings:
+            offset = yield from self.world.fetch_offset(self, ADMIN, group, place, require_stable=True)
+            self.offsets[group, place] = max(0, offset)
+
+    def _read(self, place: Place) -> Steps:
+        start = at = yield from self._start(place)
+        found = []
+        while True:
+            reply = (yield [fetch(0, {place: at}, 11)])[0]
+            part = parts_of(reply)[place]
+            assert part.error_code == 0, f"{place} can't be read: {part.error_code}"
+            more = batches(part.records)
+            if not more:
+                break
+            found += more
+            at = more[-1].offset_last + 1
+        shown = shown_of(part)
+        if shown.stable_offset != shown.high_watermark:
+            raise Violation("stuck", f"{place}: stable offset {shown.stable_offset} of {shown.high_watermark}")
+        self.world.logs[place] = final_log(start, at, found)
+
+    def _start(self, place: Place) -> Steps:
+        partition = {"partition_index": place[1], "timestamp": -2}
+        topics = [{"name": place[0], "partitions": [partition]}]
+        reply = yield from self.call(ADMIN, "list_offsets", 2, replica_id=-1, isolation_level=0, topics=topics)
+        return reply.topics[0].partitions[0].offset
