@@ -15,7 +15,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"NOT RUN: the foreign suites that need {toolchain} ({programs} not on PATH)")
 
 
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """tests/stories: write what the stories say now, instead of comparing it."""
     parser.addoption("--rewrite-stories", action="store_true", dest="rewrite_stories", help="write the stories anew")

@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,9 @@ def run_seed(seed: int, steps: int = STEPS) -> Outcome:
         # Whatever it is, it belongs to this seed: it is shown with its trace.
         where = traceback.format_exception(error)
         what = f"{type(error).__name__}: {error}"
-        return Outcome(seed, world.events.steps, world.counts(), what, world.events.trace() + "\n" + "".join(where[-8:]))
+        return Outcome(
+            seed, world.events.steps, world.counts(), what, world.events.trace() + "\n" + "".join(where[-8:])
+        )
     return Outcome(seed, world.events.steps, world.counts())
 
 
@@ -62,22 +65,24 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10**12, help="how many seeds at most")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of each world before it is healed")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
-    parser.add_argument("--trace", action="store_true", help="show the trace of a failing seed")
     chosen = parser.parse_args()
-    started, total, failed = time.monotonic(), Totals(), 0
+    started, total = time.monotonic(), Totals()
     for outcome in _run_all(chosen, started + chosen.minutes * 60):
         total.add(outcome)
         if outcome.failure:
-            failed += 1
             keep(outcome)
-            if chosen.trace or failed == 1:
-                print(outcome.trace)
-            print(f"seed {outcome.seed} failed after {outcome.steps} steps: {outcome.failure.splitlines()[0]}", flush=True)
-    print(total.line(time.monotonic() - started, failed))
-    return 1 if failed else 0
+            _say(outcome.trace if total.failed == 1 else "")
+            _say(f"seed {outcome.seed} failed after {outcome.steps} steps: {outcome.failure.splitlines()[0]}")
+    _say(total.line(time.monotonic() - started))
+    return 1 if total.failed else 0
 
 
-def _run_all(chosen: argparse.Namespace, deadline: float):
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _run_all(chosen: argparse.Namespace, deadline: float) -> Iterator[Outcome]:
     seeds = iter(range(chosen.seed, chosen.seed + chosen.seeds))
     if chosen.jobs == 1:
         for seed in seeds:
@@ -101,21 +106,22 @@ class Totals:
     """What all worlds did together."""
 
     def __init__(self) -> None:
-        self.seeds = self.steps = 0
+        self.seeds = self.steps = self.failed = 0
         self.counts: dict[str, int] = {}
 
     def add(self, outcome: Outcome) -> None:
         """One more world."""
         self.seeds += 1
         self.steps += outcome.steps
+        self.failed += outcome.failure != ""
         for name, count in outcome.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 
-    def line(self, seconds: float, failed: int) -> str:
+    def line(self, seconds: float) -> str:
         """For people."""
         counts = ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
-        rate = self.steps / seconds * 60
-        return f"{self.seeds:,} seeds, {self.steps:,} steps in {seconds:.0f} s ({rate:,.0f} a minute): {counts}; {failed} failed"
+        rate = f"{self.steps:,} steps in {seconds:.0f} s ({self.steps / seconds * 60:,.0f} a minute)"
+        return f"{self.seeds:,} seeds, {rate}: {counts}; {self.failed} failed"
 
 
 if __name__ == "__main__":

@@ -23,9 +23,7 @@ class Admin(Actor):
 
     def create_topics(self, topics: dict[str, int]) -> Steps:
         """Create until they are there."""
-        wanted = [
-            {"name": name, "num_partitions": count, "replication_factor": 1} for name, count in topics.items()
-        ]
+        wanted = [{"name": name, "num_partitions": count, "replication_factor": 1} for name, count in topics.items()]
         while wanted:
             reply = yield from self.call(ADMIN, "create_topics", 5, topics=wanted, timeout=10_000)
             if reply is not None:

@@ -28,7 +28,9 @@ def age(world: World) -> None:
     for number, name in enumerate(names):
         epoch = Epoch(EPOCH_MAX - random.randint(0, 6))
         rows.append(
-            Transaction(name, ProducerId(first + number), epoch, 10_000, TransactionState.EMPTY, updated_ms=host.clock_ms())
+            Transaction(
+                name, ProducerId(first + number), epoch, 10_000, TransactionState.EMPTY, updated_ms=host.clock_ms()
+            )
         )
     plain = next(actor for actor in world.actors if isinstance(actor, PlainProducer))
     producer_id = ProducerId(first + len(names))

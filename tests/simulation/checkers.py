@@ -16,7 +16,6 @@ from typing import NamedTuple
 from tests.simulation.history import Copying, Fate, History, Place, Stretch, Transaction, Value
 from tests.support.batches import Batch
 
-
 #: Commits of a partition, the newest, that each reply is held against.
 _COMMITS_LOOKED_AT = 40
 
@@ -113,16 +112,16 @@ class Floors:
 
     def now(self, places: Iterable[Place]) -> dict[Place, Known]:
         """What is known to be visible."""
-        return {
-            place: Known(self._floors.get(place, _NOTHING), len(self._commits.get(place, ()))) for place in places
-        }
+        return {place: Known(self._floors.get(place, _NOTHING), len(self._commits.get(place, ()))) for place in places}
 
     def check(self, before: Mapping[Place, Known], place: Place, shown: Bounds) -> None:
         """Raises Violation if the reply shows less than was known when it was asked for; else it is known now."""
         floors, commits = before[place]
         for name, floor, now in zip(Bounds._fields, floors, shown, strict=True):
             if 0 <= now < floor:
-                raise Violation("went back", f"{name} of {place} is {now}, but {floor} was known before it was asked for")
+                raise Violation(
+                    "went back", f"{name} of {place} is {now}, but {floor} was known before it was asked for"
+                )
         if 0 <= shown.high_watermark < shown.stable_offset:
             raise Violation("went back", f"{place}: stable offset {shown.stable_offset} > {shown.high_watermark}")
         if shown.stable_offset >= 0:
@@ -218,7 +217,9 @@ def check_nothing_lost(history: History, logs: Mapping[Place, FinalLog]) -> Iter
             continue
         found = at.get((value.place, value.offset))
         if found != value.name:
-            yield Violation("lost", f"{value.name!r} was acknowledged at {(value.place, value.offset)}, there is {found!r}")
+            yield Violation(
+                "lost", f"{value.name!r} was acknowledged at {(value.place, value.offset)}, there is {found!r}"
+            )
 
 
 def check_transactions(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
@@ -232,7 +233,9 @@ def check_transactions(history: History, logs: Mapping[Place, FinalLog]) -> Iter
         if transaction.fate in (Fate.ABORTED, Fate.OPEN) and counted:
             yield Violation("aborted read", f"{name} is {transaction.fate.value}, but {counted[0].name!r} counts")
         elif transaction.fate is Fate.COMMITTED and missing:
-            yield Violation("lost", f"{name} is committed, but {missing[0].name!r} in {missing[0].place} does not count")
+            yield Violation(
+                "lost", f"{name} is committed, but {missing[0].name!r} in {missing[0].place} does not count"
+            )
         elif counted and missing:
             yield Violation("torn transaction", f"of {name} {counted[0].name!r} counts, {missing[0].name!r} does not")
 
@@ -255,7 +258,9 @@ def check_order(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Vi
                 continue
             before = newest.get(value.session)
             if before is not None and before.order > value.order:
-                yield Violation("out of order", f"{place}: {value.name!r} at {record.offset} comes after {before.name!r}")
+                yield Violation(
+                    "out of order", f"{place}: {value.name!r} at {record.offset} comes after {before.name!r}"
+                )
             newest[value.session] = value
 
 
@@ -278,7 +283,12 @@ def check_claims(history: History, floors: Floors, logs: Mapping[Place, FinalLog
         at = bisect_left(log.records, stable_offset, key=lambda record: record.offset)
         record = log.records[at] if at < len(log.records) else None
         value = history.values.get(record.name) if record is not None else None
-        if record is None or record.offset != stable_offset or value is None or value.transaction in (None, transaction):
+        if (
+            record is None
+            or record.offset != stable_offset
+            or value is None
+            or value.transaction in (None, transaction)
+        ):
             yield Violation(
                 "torn transaction",
                 f"{place} was shown to {stable_offset} only, when transaction {transaction.number} that reaches further was "

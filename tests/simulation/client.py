@@ -1,9 +1,9 @@
 """A simulated client at the level of encoded requests: connections with time limits, and actors that say what they do in order.
 
-An actor's ``run`` is a generator. It yields a number of microseconds to sleep, or a list of ``Ask`` to send at once, and gets the
-list of replies, None for each that never came. Each role has a connection of its own, as real clients have (rule D4). When one
-request of a connection has had no reply in time, the connection is closed and all others on it are lost too; the next request
-opens a new one.
+An actor's ``run`` is a generator. It yields a number of microseconds to sleep, or a list of ``Ask`` to send at once, and gets
+the list of replies, None for each that never came. Each role has a connection of its own, as real clients have (rule D4). When
+one request of a connection has had no reply in time, the connection is closed and all others on it are lost too; the next
+request opens a new one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Simulated time: one queue of events, one source of chance, and a trace of what happened last.
 
-Everything in the world happens in an event. Events at the same instant happen in the order in which they were planned, so that a
-seed gives the same world each time. A *step* is one event that did something; cancelled timers are none.
+Everything in the world happens in an event. Events at the same instant happen in the order in which they were planned, so that
+a seed gives the same world each time. A *step* is one event that did something; cancelled timers are none.
 """
 
 from __future__ import annotations
@@ -75,5 +75,6 @@ class Events:
     def trace(self) -> str:
         """The last lines."""
         return "\n".join(
-            f"{time_us / SECOND_US:12.6f}  {who:<14} {what.format(*values)}" for time_us, who, what, values in self._trace
+            f"{time_us / SECOND_US:12.6f}  {who:<14} {what.format(*values)}"
+            for time_us, who, what, values in self._trace
         )

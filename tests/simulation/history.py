@@ -1,7 +1,7 @@
 """What clients did and were told, as facts: whoever drives a broker fills it, tests/simulation/checkers.py judges it.
 
-Every value that is ever written is unique, so that each can be followed. Times are the driver's own, growing. Nothing here knows
-the broker; the tests with real processes can fill it as well as the simulation.
+Every value that is ever written is unique, so that each can be followed. Nothing here knows the broker: tests with real
+processes can fill it as well as the simulation.
 """
 
 from __future__ import annotations
@@ -86,7 +86,13 @@ class History:
         return self.transactions[-1]
 
     def send(
-        self, name: bytes, place: Place, session: str, transaction: Transaction | None = None, *, is_zombie: bool = False
+        self,
+        name: bytes,
+        place: Place,
+        session: str,
+        transaction: Transaction | None = None,
+        *,
+        is_zombie: bool = False,
     ) -> Value:
         """A value is sent for the first time."""
         assert name not in self.values, f"{name!r} was sent before"

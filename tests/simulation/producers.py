@@ -84,9 +84,7 @@ class Producing(Actor):
         """The next batch for a partition; it takes its sequence numbers."""
         session, history = self.session, self.world.history
         is_zombie = self.transactional_id is not None and self.is_fenced()
-        values = [
-            history.send(name, place, self.session_name, transaction, is_zombie=is_zombie) for name in names
-        ]
+        values = [history.send(name, place, self.session_name, transaction, is_zombie=is_zombie) for name in names]
         sequence = session.sequences.get(place, 0)
         session.sequences[place] = (sequence + len(names)) % _SEQUENCES
         data = batch(
@@ -137,18 +135,14 @@ class Producing(Actor):
 
     def _answered(self, pieces: list[Piece], reply: Any, *, is_first: bool) -> list[Piece]:
         """What of a request must be sent again."""
-        answers = {
-            (topic.name, part.index): part for topic in reply.responses for part in topic.partition_responses
-        }
+        answers = {(topic.name, part.index): part for topic in reply.responses for part in topic.partition_responses}
         left: list[Piece] = []
         for piece in pieces:
             answer = answers[piece.place]
             code = int(answer.error_code)
             if code == 0:
                 self._acknowledged(piece, answer.base_offset)
-            elif code in RETRIABLE:
-                left.append(piece)
-            elif code == _OUT_OF_ORDER and not is_first:
+            elif code in RETRIABLE or (code == _OUT_OF_ORDER and not is_first):
                 left.append(piece)
             else:
                 self.note("{} from {} was refused: {}", piece.values[0].name, piece.sequence, code)
@@ -158,7 +152,9 @@ class Producing(Actor):
     def _acknowledged(self, piece: Piece, base_offset: int) -> None:
         for delta, value in enumerate(piece.values):
             if value.offset >= 0 and value.offset != base_offset + delta:
-                raise Violation("twice", f"{value.name!r} was acknowledged at {value.offset}, then at {base_offset + delta}")
+                raise Violation(
+                    "twice", f"{value.name!r} was acknowledged at {value.offset}, then at {base_offset + delta}"
+                )
             value.offset = base_offset + delta
 
     def refused(self, piece: Piece, code: int) -> None:
@@ -213,7 +209,9 @@ class PlainProducer(Producing):
         return [b"%s:%d" % (self.name.encode(), number) for number in range(first, self._count)]
 
     def refused(self, piece: Piece, code: int) -> None:
-        raise Violation("lost", f"{piece.values[0].name!r}, sequence {piece.sequence} in {piece.place}, was refused: {code}")
+        raise Violation(
+            "lost", f"{piece.values[0].name!r}, sequence {piece.sequence} in {piece.place}, was refused: {code}"
+        )
 
 
 class Transactional(Producing):

@@ -92,7 +92,7 @@ class Reading(Actor):
             found = batches(part.records)
             after = max(offset, found[-1].offset_last + 1) if found else offset
             end = shown.stable_offset if self.is_committed else shown.high_watermark
-            if after > end:
+            if found and after > end:
                 raise Violation("read before commit", f"{self.name} got {place} up to {after}, the end is {end}")
             taken[place] = Taken(0, values_of(part, found, offset), after)
         if self.is_committed:

@@ -126,9 +126,7 @@ class World:
         group = transactional_id.removeprefix("copy-")
         kind, index = group[:-1], int(group[-1])
         source, targets = ("in", ("mid",)) if kind == "first" else ("mid", ("out",))
-        return Copier(
-            self, self._name(group), group, (source, index), self.places(*targets), is_tv2=self._is_tv2()
-        )
+        return Copier(self, self._name(group), group, (source, index), self.places(*targets), is_tv2=self._is_tv2())
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
@@ -235,7 +233,8 @@ class World:
             return False
         if topic == "in":
             return not any(
-                isinstance(actor, PlainProducer | Writer) and not (actor.is_done or actor.is_dead) for actor in self.actors
+                isinstance(actor, PlainProducer | Writer) and not (actor.is_done or actor.is_dead)
+                for actor in self.actors
             )
         firsts = [f"copy-first{index}" for index in range(self.topics["in"])]
         live = {actor.transactional_id for actor in self._transactional()}
@@ -293,9 +292,9 @@ class World:
 
     def _is_all_done(self) -> bool:
         firsts = {one.transactional_id for one in self.actors if isinstance(one, Transactional)}
-        return all(
-            actor.is_done or actor.is_dead for actor in self.actors if not isinstance(actor, Consumer)
-        ) and all(self._is_finished(one) for one in firsts)
+        return all(actor.is_done or actor.is_dead for actor in self.actors if not isinstance(actor, Consumer)) and all(
+            self._is_finished(one) for one in firsts
+        )
 
     def _judge(self) -> None:
         auditor = Auditor(self, "auditor")

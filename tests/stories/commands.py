@@ -2,15 +2,16 @@
 
     topic NAME [PARTITIONS]                    delete-topic NAME
     init ID [v= timeout= as=SESSION]           add SESSION PARTITION... [v=]        add-group SESSION GROUP [v=]
-    produce SESSION PARTITION VALUE... [v= seq= plain]                              offset SESSION GROUP PARTITION OFFSET [v= ...]
+    produce SESSION PARTITION VALUE... [v= seq= plain]
+    offset SESSION GROUP PARTITION OFFSET [v= generation= member= instance=]
     end SESSION commit|abort [v=]              marker SESSION PARTITION commit|abort
     read PARTITION [uncommitted from=]         log PARTITION                        offset-of GROUP PARTITION [stable]
     age ID EPOCH   age-sequence SESSION PARTITION SEQUENCE
     show ID        producers PARTITION         commit GROUP PARTITION OFFSET        join GROUP [member=]
-    wait TIME      kill      crash             hold-syncs      sync      replies    leave CONNECTION
+    wait TIME      kill      crash             hold-syncs      sync      sync-as NAME    leave CONNECTION
 
-``NAME = command`` keeps the producer's session that the reply carries. A session is a kept name, or PRODUCER/EPOCH. Sequences go on
-by themselves unless ``seq=`` says otherwise. ``@N command`` uses connection N. A partition is TOPIC-INDEX.
+``NAME = command`` keeps the producer's session that the reply carries. A session is a kept name, or ID:PRODUCER/EPOCH. Sequences
+go on by themselves unless ``seq=`` says otherwise. ``@N command`` uses connection N. A partition is TOPIC-INDEX.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ class Commands:
 
     def _session(self, word: str) -> Session:
         if "/" in word:
-            producer_id, epoch = word.split("/")
-            name = next((each.id for each in self._sessions.values()), "")
+            name, _, numbers = word.rpartition(":")
+            producer_id, epoch = numbers.split("/")
             return Session(name, int(producer_id), int(epoch))
         return self._sessions[word]
 
@@ -279,7 +280,8 @@ class Commands:
             return f"{code_name(reply.error_code)}, generation {reply.generation_id}"
 
         said = self._call("join_group", 3, tree, say)
-        self._members[words.plain[0]] = member
+        if member:
+            self._members[words.plain[0]] = member
         return said
 
     def _member(self, words: Words) -> str:
@@ -317,7 +319,12 @@ class Commands:
         broker = self.stage.host.broker
         producer_id = broker.state.producer_id_next
         row = Transaction(
-            words.plain[0], producer_id, Epoch(int(words.plain[1])), 60_000, TransactionState.EMPTY, updated_ms=broker.now_ms()
+            words.plain[0],
+            producer_id,
+            Epoch(int(words.plain[1])),
+            60_000,
+            TransactionState.EMPTY,
+            updated_ms=broker.now_ms(),
         )
         broker.commit(None, Decision((ProducerIds(ProducerId(producer_id + 1)), row)))
         return ""
@@ -362,6 +369,13 @@ class Commands:
         self.stage.host.storage.sync_now()
         self.stage.pass_time(0)
         return self.do_replies(words)
+
+    def do_sync_as(self, words: Words) -> str:
+        """As ``sync``; the session that a reply carries is kept under that name."""
+        said = self.do_sync(words)
+        assert self._given is not None, said
+        self._sessions[words.plain[0]] = self._given
+        return said
 
     def do_replies(self, words: Words) -> str:
         replies, self.stage.replies = self.stage.replies, []

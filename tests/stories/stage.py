@@ -1,7 +1,7 @@
 """The stage of a story: a whole broker without sockets or threads, its clock, and connections that are numbered.
 
-The broker is the simulator's (production server, handlers, engine, lane), on a network without delay and a disk that syncs at once,
-or not until the story says so. Time passes only when a story says so.
+The broker is the simulator's (production server, handlers, engine, lane), on a network without delay and a disk that syncs at
+once, or not until the story says so. Time passes only when a story says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stories: scenarios in plain text whose whole output is compared. ``pytest tests/stories --rewrite-stories`` writes them anew.
 
-A story is blocks of commands (tests/stories/commands.py), each block followed by ``----`` and what they said, one line or more for
-each command that says anything. Lines with ``#`` before a block explain it.
+A story is blocks of commands (tests/stories/commands.py), each block followed by ``----`` and what they said, one line or more
+for each command that says anything. Lines with ``#`` before a block explain it.
 """
 
 from __future__ import annotations

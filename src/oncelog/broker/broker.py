@@ -113,6 +113,8 @@ class Broker:
         if not self.state.cluster_id:
             self.lane.commit(Decision(rows=(Cluster(_cluster_id(self.new_id())),)), now_ms)
         if not is_same_boot:
+            for decision in transactions.decide_all_doubted(self.state):
+                self.lane.commit(decision, now_ms)
             lost = [row for row in self.state.transactions.values() if transactions.is_open(row)]
             for before, decision in zip(lost, transactions.decide_all_lost(self.state, now_ms), strict=True):
                 self.lane.commit(decision, now_ms)

@@ -232,18 +232,30 @@ def _decide_end_bumping(
 
 
 def _is_retry(transaction: Transaction, session: Session) -> bool:
-    if session.producer_id == transaction.producer_id:
-        return session.epoch == transaction.epoch - 1
-    is_previous = session.producer_id == transaction.previous_producer_id != NO_PRODUCER
-    return is_previous and session.epoch == EPOCH_MAX and transaction.epoch == 0
+    """Whether the present epoch was made by ending this session's own transaction (rule T6).
+
+    Being one less is not enough: TV1's ends leave the epoch where InitProducerId put it, and then the epoch before belongs to
+    the instance that was replaced.
+    """
+    is_same = session.producer_id == transaction.producer_id
+    is_previous = session.producer_id == transaction.previous_producer_id and transaction.epoch == 0
+    if not (is_same or is_previous) or session.epoch < 0:
+        return False
+    if session.epoch == transaction.last_epoch:
+        return True
+    is_just_before = session.epoch == (transaction.epoch - 1 if is_same else EPOCH_MAX)
+    return is_just_before and transaction.fence_reason != ""
 
 
 def _end_repeated(transaction: Transaction, session: Session, *, commit: bool) -> Decision:
     """A repeated EndTxn: NONE if it asks for what happened, without another bump (rule T6)."""
-    if transaction.state is _ENDED[commit]:
-        return Decision(reply=Session(transaction.producer_id, transaction.epoch))
-    is_over = transaction.state in (TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT)
-    if is_over and transaction.timed_out_epoch != session.epoch:
+    present = Session(transaction.producer_id, transaction.epoch)
+    if session.epoch == transaction.timed_out_epoch:
+        if not commit:
+            return Decision(reply=present)
+    elif transaction.state is _ENDED[commit]:
+        return Decision(reply=present)
+    elif transaction.state in (TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT):
         raise Refusal(ErrorCode.INVALID_TXN_STATE, f"{_verb(commit)} again, but it is {transaction.state.name}")
     raise Refusal(ErrorCode.PRODUCER_FENCED, transaction.fence_reason or "the epoch is not the current one")
 
@@ -267,6 +279,33 @@ def decide_all_lost(state: State, now_ms: int) -> Iterator[Decision]:
     open_ids = [row.id for row in state.transactions.values() if row.state is TransactionState.ONGOING]
     for transactional_id in open_ids:
         yield _abort_and_fence(state, state.transactions[transactional_id], reason, now_ms, is_timeout=True)
+
+
+def decide_all_doubted(state: State) -> Iterator[Decision]:
+    """After the machine's restart: fence every producer that has nothing open here (rule D2).
+
+    It may have had: a transaction may be lost whole, with all that was answered, and its producer would add the rest to a new
+    one and commit that, or take the answer to its commit from the transaction before. It may go on with a new epoch (rule D8).
+    Lazy as ``decide_all_lost``.
+    """
+    doubted = [row.id for row in state.transactions.values() if row.state is not TransactionState.ONGOING]
+    for transactional_id in doubted:
+        before = state.transactions[transactional_id]
+        after, id_rows = _bumped(state, before)
+        row = Transaction(
+            before.id,
+            after.producer_id,
+            after.epoch,
+            before.timeout_ms,
+            before.state,
+            previous_producer_id=_previous(before, after),
+            last_epoch=before.last_epoch,
+            timed_out_epoch=before.epoch,
+            updated_ms=before.updated_ms,
+            fence_reason="the machine restarted, and may have lost a transaction",
+            client_address=before.client_address,
+        )
+        yield Decision((*id_rows, row))
 
 
 def decide_operator_abort(state: State, transactional_id: str, now_ms: int) -> Decision:
@@ -344,7 +383,7 @@ def _ended(before: Transaction, after: Session, *, commit: bool, now_ms: int) ->
         before.timeout_ms,
         _ENDED[commit],
         previous_producer_id=_previous(before, after) if is_bumped else before.previous_producer_id,
-        last_epoch=before.epoch if is_bumped else before.last_epoch,
+        last_epoch=before.epoch if is_bumped else NO_EPOCH,
         started_ms=before.started_ms,
         updated_ms=now_ms,
         client_address=before.client_address,

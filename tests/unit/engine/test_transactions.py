@@ -416,6 +416,41 @@ class TestTimeouts:
         assert markers(world) == [(1, 1, False)]
         assert world.init(caller=session).epoch == 2
 
+    @pytest.mark.parametrize("commit", [True, False])
+    def test_after_the_machines_restart_nobody_goes_on_unasked(self, world: World, commit: bool) -> None:
+        """D2, D8: what was open may be lost whole; the commit before must not answer for it, nor may the rest be committed."""
+        session = world.init()
+        world.add(session)
+        world.end(session, commit=commit)
+        for decision in transactions.decide_all_doubted(world.state):
+            world.apply(decision)
+        assert row(world).state is (TransactionState.COMPLETE_COMMIT if commit else TransactionState.COMPLETE_ABORT)
+        assert refusal(world.end, session, commit=True) is FENCED
+        assert refusal(world.add, session) is FENCED
+        assert refusal(world.produce, session, 0, transactional_id="x", version=TV2) is OLD_EPOCH
+        assert world.init(caller=session).epoch == 2
+
+    def test_after_the_machines_restart_a_repeated_end_is_still_known(self, world: World) -> None:
+        """D2, T6: TV2's end was safe, only its answer was lost; what was lost after it is not committed, but may be aborted."""
+        session = world.init()
+        world.produce(session, 0, transactional_id="x", version=TV2)
+        after = world.end(session, commit=True, version=5)
+        for decision in transactions.decide_all_doubted(world.state):
+            world.apply(decision)
+        assert refusal(world.end, after, commit=True, version=5) is FENCED
+        assert world.end(session, commit=True, version=5).epoch == 2
+        assert world.end(after, commit=False, version=5).epoch == 2
+
+    def test_the_epoch_before_is_no_retry_if_another_instance_had_it(self, world: World) -> None:
+        """T6: after TV1's ends the epoch is the one that InitProducerId gave; the one before it was replaced."""
+        zombie = world.init()
+        world.produce(zombie, 0, transactional_id="x", version=TV2)
+        session = world.init()
+        for commit in (True, False):
+            world.add(session)
+            world.end(session, commit=commit)
+            assert refusal(world.end, zombie, commit=commit, version=5) is FENCED
+
     @staticmethod
     def timed_out(world: World) -> Session:
         session = world.init()
