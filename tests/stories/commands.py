@@ -10,8 +10,8 @@
     show ID        producers PARTITION         commit GROUP PARTITION OFFSET        join GROUP [member=]
     wait TIME      kill      crash             hold-syncs      sync      sync-as NAME    leave CONNECTION
 
-``NAME = command`` keeps the producer's session that the reply carries. A session is a kept name, or ID:PRODUCER/EPOCH. Sequences
-go on by themselves unless ``seq=`` says otherwise. ``@N command`` uses connection N. A partition is TOPIC-INDEX.
+``NAME = command`` keeps the producer's session that the reply carries. A session is a kept name, or ID:PRODUCER/EPOCH.
+Sequences go on by themselves unless ``seq=`` says otherwise. ``@N command`` uses connection N. A partition is TOPIC-INDEX.
 """
 
 from __future__ import annotations
