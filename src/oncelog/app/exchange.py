@@ -213,14 +213,27 @@ class Exchange:
         try:
             self._attempt(offsets)
         except Undone as undone:
-            kept = self._recover(undone)
-            if all(kept.get(place, -1) >= offset for place, offset in offsets.items()):
+            if self._is_committed(offsets, self._recover(undone)):
                 return self._ended(Outcome.COMMITTED, processed, offsets, f"found by its offsets after {undone}")
             self._ended(Outcome.ABORTED, processed, offsets, str(undone))
             if undone.blames_a_record:
                 raise
             return Outcome.ABORTED
         return self._ended(Outcome.COMMITTED, processed, offsets, "")
+
+    def _is_committed(self, offsets: Mapping[Place, int], kept: Mapping[Place, int]) -> bool:
+        """Decided by the kept offsets. Only this batch can have moved them, if its partitions were never away meanwhile."""
+        try:
+            if self._ready_intake().assignments(offsets) != dict(self._assignments):
+                return False
+        except Undone:
+            return False
+        return all(kept.get(place, -1) >= offset for place, offset in offsets.items())
+
+    def settle(self) -> None:
+        """All that was taken is put back: partitions may go."""
+        if self._intake is not None:
+            self._intake.settle()
 
     def _attempt(self, offsets: Mapping[Place, int]) -> None:
         """Undone at any step."""

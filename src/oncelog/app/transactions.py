@@ -28,6 +28,8 @@ log = logging.getLogger("oncelog.app")
 #: One call into the client waits this long, then it is made again.
 STEP_SECONDS: Final = 5.0
 _INIT_ATTEMPTS_MAX: Final = 5
+#: How long a topic may be unknown, in seconds, before the record that is meant for it is blamed.
+_TOPIC_SECONDS: Final = 2.0
 #: What the client logs when a connection ends or can't be made; see ``_ClientLog``.
 _DISTURBANCES: Final = ("FAIL", "REQTMOUT")
 
@@ -66,6 +68,7 @@ class TransactionalProducer:
         self._client_log = _ClientLog()
         self._timeout_seconds: float = settings["transaction.timeout.ms"] / 1000
         self._began_at = 0.0
+        self._topics_known: set[str] = set()
         self.producer_id = -1
         self.epoch = -1
         self._producer = Producer({**settings, "logger": self._client_log, "stats_cb": self._measured})
@@ -94,6 +97,8 @@ class TransactionalProducer:
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int, timestamp: int
     ) -> None:
         """Into the client's queue. ``partition`` −1: by the key. ``timestamp`` ms, 0: now."""
+        if topic not in self._topics_known:
+            self._check_topic(topic)
         while True:
             try:
                 self._producer.produce(
@@ -110,6 +115,24 @@ class TransactionalProducer:
                 self._check_halt()
             except KafkaException as failure:
                 raise self._undone(self._reason(failure.args[0])) from failure
+
+    def _check_topic(self, topic: str) -> None:
+        """Once for each topic: the client itself waits long for one that is not there, and then does not name it."""
+        deadline = time.monotonic() + _TOPIC_SECONDS
+        while True:
+            try:
+                error = self._producer.list_topics(topic, timeout=STEP_SECONDS).topics[topic].error
+            except KafkaException as failure:
+                log.debug("again: %s", failure)
+                self._check_halt()
+                continue
+            if error is None:
+                self._topics_known.add(topic)
+                return
+            if time.monotonic() > deadline:
+                raise Undone(f"topic {topic}: {error.str()}", blames_a_record=True)
+            self._check_halt()
+            time.sleep(0.1)  # it may have been created just now
 
     def send_offsets(self, offsets: list[TopicPartition], group_metadata: bytes) -> None:
         """The next offsets to read, as part of the transaction; the broker checks the member (O2)."""

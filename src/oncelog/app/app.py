@@ -1,0 +1,180 @@
+"""``App``: an application declared with decorators, run exactly once.
+
+    app = App("billing", bootstrap="localhost:9092")
+
+    @app.process("orders", to="invoices", dead_letter="orders.dead")
+    def bill(order: Record[str, Order], ctx: Context) -> Iterator[Out]:
+        yield Out(key=order.key, value=Invoice(order.value.id, ctx.state["total"].add(order.key, order.value.amount)))
+
+    app.run(workers=4)
+
+Each worker reads as a member of the group ``billing`` and writes in transactions of its own id. What a handler gives, the
+state that it changes and the offset of its record are one transaction. A handler may run more than once for a record; its
+result counts once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prometheus_client import start_http_server
+
+from oncelog.app.errors import AppError, ConfigurationError
+from oncelog.app.exchange import Exchange, Name
+from oncelog.app.handlers import Handler
+from oncelog.app.identity import Identity, checked_name
+from oncelog.app.meters import Meters
+from oncelog.app.running import Job, Running
+from oncelog.app.serializing import Serializer
+from oncelog.app.session import STATE_FOLDER
+from oncelog.app.settings import (
+    BATCH_RECORDS,
+    COMMIT_SECONDS,
+    TRANSACTION_TIMEOUT_SECONDS,
+    Cluster,
+    Delivery,
+    Limits,
+)
+from oncelog.app.topics import check_topics
+from oncelog.app.topology import Processor, Retry, Topology
+from oncelog.app.weaker import WeakExchange
+from oncelog.app.worker import Worker
+
+log = logging.getLogger("oncelog.app")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+WORKERS_MAX = 256
+
+
+class App:
+    """Processors, sinks and outboxes under one name, on one cluster.
+
+    ``name``: the consumer group and the beginning of all transactional ids; give two applications two names. ``bootstrap``:
+    HOST:PORT. ``instance``: a name that no other living process of this app has and that a restart keeps; else
+    ``ONCELOG_INSTANCE``, else one is kept in ``state_folder``. ``commit_interval``, ``transaction_timeout``: seconds.
+    ``delivery``: anything but exactly once has to be asked for. ``client``: more settings for librdkafka.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bootstrap: str = "localhost:9092",
+        *,
+        instance: str | None = None,
+        state_folder: str | Path = STATE_FOLDER,
+        delivery: Delivery | str = Delivery.EXACTLY_ONCE,
+        batch_records: int = BATCH_RECORDS,
+        commit_interval: float = COMMIT_SECONDS,
+        transaction_timeout: float = TRANSACTION_TIMEOUT_SECONDS,
+        client: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = checked_name("the application's name", name)
+        self.cluster = Cluster(bootstrap, client or {})
+        self.limits = Limits(
+            commit_interval=commit_interval, batch_records=batch_records, transaction_timeout=transaction_timeout
+        )
+        self.delivery = Delivery(delivery)
+        self.topology = Topology()
+        self.meters = Meters()
+        self._instance = instance
+        self._state_folder = Path(state_folder)
+
+    # -- what it is made of -------------------------------------------------------------------------------------------
+
+    def process(
+        self,
+        *topics: str,
+        to: str | None = None,
+        retry: Retry | int = Retry(),  # noqa: B008 - frozen
+        dead_letter: str | None = None,
+        name: str | None = None,
+        key: Serializer | None = None,
+        value: Serializer | None = None,
+        serializer: Serializer | None = None,
+    ) -> Callable[[Function], Function]:
+        """The decorated function processes records of ``topics``; what it yields or returns (``Out``) goes ``to`` a topic.
+
+        Its parameters: ``Record[key, value]``, or ``Batch[Record[key, value]]``; and ``ctx`` if it wants state. ``def`` or
+        ``async def``. ``retry``: attempts and pauses. ``dead_letter``: the topic for records that fail for good; without
+        one the application stops (``PoisonRecord``). ``key``, ``value``: formats of what it reads, beyond the annotations;
+        ``serializer``: of what it gives.
+        """
+
+        def decorate(function: Function) -> Function:
+            read = _topics(topics, getattr(function, "__name__", "a processor"))
+            handler = Handler(function, key, value)
+            kept = Retry(retry) if isinstance(retry, int) else retry
+            self.topology.add(
+                Processor(
+                    checked_name("the processor", name or handler.name),
+                    read,
+                    handler,
+                    to,
+                    kept,
+                    dead_letter,
+                    serializer,
+                )
+            )
+            return function
+
+        return decorate
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def run(self, workers: int = 1, *, metrics: str | None = None) -> None:
+        """Until SIGTERM or SIGINT. Ends the process with a documented code if something is wrong: see ``running``.
+
+        ``workers``: members of the group in this process, each with a thread, a consumer and a producer. ``metrics``:
+        HOST:PORT for Prometheus.
+        """
+        try:
+            running = self.running(workers)
+            running.handle_signals()
+            if metrics is not None:
+                host, _, port = metrics.rpartition(":")
+                start_http_server(int(port), host or "127.0.0.1", registry=self.meters.registry)
+            running.wait()
+        except AppError as error:
+            log.error("%s: %s", type(error).__name__, error)
+            sys.stderr.write(f"{self.name}: {type(error).__name__}: {error}\n")
+            raise SystemExit(error.exit_code) from error
+
+    def running(self, workers: int = 1) -> Running:
+        """Starts it in threads of this process: ``with app.running(): ...``. Raises ConfigurationError."""
+        if not 1 <= workers <= WORKERS_MAX:
+            raise ConfigurationError(f"workers={workers}: from 1 to {WORKERS_MAX}")
+        check_topics(self.cluster, sorted({*self.topology.sources, *self.topology.targets}))
+        identity = Identity(self.name, self._state_folder, self._instance)
+        stop, halt = threading.Event(), threading.Event()
+        jobs = self._jobs(identity, workers, stop, halt)
+        if not jobs:
+            identity.close()
+            raise ConfigurationError(f"the application {self.name} has no processor, sink or outbox")
+        log.info(
+            "started app=%s instance=%s workers=%d delivery=%s", self.name, identity.instance, workers, self.delivery
+        )
+        return Running(jobs, stop, halt, self.limits.stop_budget, identity.close)
+
+    def _jobs(self, identity: Identity, workers: int, stop: threading.Event, halt: threading.Event) -> list[Job]:
+        jobs: list[Job] = []
+        if self.topology.processors:
+            jobs += [self._worker(identity, number, stop, halt) for number in range(workers)]
+        return jobs
+
+    def _worker(self, identity: Identity, number: int, stop: threading.Event, halt: threading.Event) -> Worker:
+        name = Name(self.name, identity.instance, number)
+        common = (name, self.cluster, self.topology.sources, self.limits, self.meters, stop, halt)
+        exchange = Exchange(*common) if self.delivery is Delivery.EXACTLY_ONCE else WeakExchange(*common, self.delivery)
+        folder = identity.folder / f"worker-{number}"
+        return Worker(self.name, self.topology, exchange, self.cluster, self.limits, self.meters, folder, stop, halt)
+
+
+def _topics(topics: Sequence[str], name: str) -> tuple[str, ...]:
+    if not topics:
+        raise ConfigurationError(f"{name} reads no topic: name at least one")
+    return tuple(dict.fromkeys(topics))

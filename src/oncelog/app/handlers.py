@@ -1,0 +1,118 @@
+"""A user's function as the runtime calls it: what it takes by its annotations, sync or async, generator or not."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import typing
+from collections.abc import AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from oncelog.app.errors import AppError, ConfigurationError, Halted, Undone
+from oncelog.app.records import Batch, Out, Record
+from oncelog.app.serializing import RAW, Codec, Serializer
+
+
+class Trial:
+    """Keeps what a handler raises: ``with Trial() as trial: ...; if trial.error: ...``.
+
+    A handler is not ours and may raise anything; this is the one place where that stops. Our own signals pass through.
+    """
+
+    error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, Undone | Halted | AppError):
+            return False
+        self.error = error
+        return True
+
+
+class Handler:
+    """``function`` with one parameter for a record (or ``Batch[Record[...]]``) and perhaps a second one."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        key: Serializer | None,
+        value: Serializer | None,
+        *,
+        second_required: bool = False,
+    ) -> None:
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+        parameters = _positional(function, self.name)
+        self.takes_second = len(parameters) == 2
+        if second_required and not self.takes_second:
+            raise ConfigurationError(f"{self.name} needs two parameters: a record, and the connection to write it with")
+        hints = _hints(function)
+        annotation = hints.get(parameters[0].name, Record)
+        self.is_batch = annotation is Batch or typing.get_origin(annotation) is Batch
+        if self.is_batch:
+            (annotation,) = typing.get_args(annotation) or (Record,)
+        if annotation is not Record and typing.get_origin(annotation) is not Record:
+            raise ConfigurationError(
+                f"the first parameter of {self.name} must be a Record[key, value] or a Batch of them"
+            )
+        key_type, value_type = typing.get_args(annotation) or (RAW, RAW)
+        self.key_type, self.value_type = key_type, value_type
+        self._key = Codec(key_type | None if isinstance(key_type, type) else key_type, key)
+        self._value = Codec(value_type, value)
+
+    def decode(self, raw: Record[bytes | None, bytes | None]) -> Record[Any, Any]:
+        """The record with the key and value that the annotation asks for."""
+        key, value = self._key.decode(raw.key), self._value.decode(raw.value)
+        return Record(raw.topic, raw.partition, raw.offset, key, value, raw.headers, raw.timestamp)
+
+    def call(self, records: list[Record[Any, Any]], second: Any, runner: asyncio.Runner) -> list[Out]:
+        """What it yields or returns. Raises what it raises."""
+        first: Any = Batch(records) if self.is_batch else records[0]
+        result = self.function(first, second) if self.takes_second else self.function(first)
+        if inspect.isasyncgen(result):
+            result = runner.run(_collected(result))
+        elif inspect.isawaitable(result):
+            result = runner.run(_awaited(result))
+        return list(_outs(result, self.name))
+
+
+def _positional(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [each for each in inspect.signature(function).parameters.values() if each.kind in kinds]
+    if len(found) not in (1, 2):
+        raise ConfigurationError(f"{name} must take one or two parameters: a record, and the context or connection")
+    return found
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations with names resolved; a function whose names can't be resolved says so at once, not at its first record."""
+    target = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        return typing.get_type_hints(target)
+    except NameError as error:
+        raise ConfigurationError(
+            f"the annotations of {getattr(function, '__name__', function)} can't be resolved: {error}. Define or import the "
+            "names at the top of the module"
+        ) from error
+
+
+def _outs(result: Any, name: str) -> Iterable[Out]:
+    if result is None:
+        return
+    for out in (result,) if isinstance(result, Out) else result:
+        if not isinstance(out, Out):
+            raise ConfigurationError(f"{name} gave {out!r}; a processor yields or returns Out(key=..., value=...)")
+        yield out
+
+
+async def _collected(generator: AsyncIterator[Any]) -> list[Any]:
+    return [out async for out in generator]
+
+
+async def _awaited(result: Any) -> Any:
+    return await result

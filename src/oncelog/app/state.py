@@ -1,0 +1,309 @@
+"""``ctx.state``: keyed state of a processor, one SQLite file a partition, with a changelog in the same Kafka transaction.
+
+What a handler changes is kept beside the file first. It goes into the changelog topic in the transaction that holds the
+record's outputs and offset, and into the file when that transaction is known to be committed. So the file never holds
+what was aborted. The file knows a **checkpoint**: an offset of the changelog before which it lacks nothing. What is
+written twice is the same value, so reading the changelog from the checkpoint to its end always gives the exact state:
+after a crash, after another process has had the partition, or with no file at all.
+
+The state belongs to a partition of the source: records that must meet the same state need the same key, and a processor with
+state reads one topic. Values are anything that JSON holds; memory is bounded, the rest is on disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from oncelog.app.errors import ConfigurationError, Halted
+from oncelog.app.exchange import Sent
+from oncelog.app.intake import asked, offset_of
+
+Key = str | bytes | int
+T = TypeVar("T")
+
+_SEPARATOR: Final = b"\x00"
+_READ_AT_ONCE: Final = 1000
+_CACHE_KIB: Final = 8192
+
+
+class Table:
+    """The rows of one partition's state; all stores of a processor are in it."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """A value; None if there is none."""
+        raise NotImplementedError
+
+    def keys(self, prefix: bytes) -> Iterable[bytes]:
+        """All keys that begin so."""
+        raise NotImplementedError
+
+    def write(self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None) -> None:
+        """All of it or nothing. None deletes."""
+        raise NotImplementedError
+
+
+class MemoryTable(Table):
+    """For the driver, and for tests without a disk."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, bytes] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """A value."""
+        return self._rows.get(key)
+
+    def keys(self, prefix: bytes) -> Iterable[bytes]:
+        """All keys that begin so."""
+        return [key for key in self._rows if key.startswith(prefix)]
+
+    def write(self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None) -> None:
+        """Replaces and deletes; there is no changelog that it could lag behind."""
+        del checkpoint
+        for key, value in changes:
+            if value is None:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = value
+
+
+class FileTable(Table):
+    """One SQLite file. Its checkpoint is in the same SQLite transaction as the rows that it speaks of."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        run = self._connection.execute
+        run("PRAGMA journal_mode=WAL")
+        run("PRAGMA synchronous=NORMAL")
+        run(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        run("CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+        run("CREATE TABLE IF NOT EXISTS checkpoint (one INTEGER PRIMARY KEY CHECK (one = 1), changelog_offset INTEGER)")
+        run("INSERT OR IGNORE INTO checkpoint VALUES (1, 0)")
+
+    @property
+    def checkpoint(self) -> int:
+        """The changelog's offset before which nothing is missing here."""
+        (offset,) = self._connection.execute("SELECT changelog_offset FROM checkpoint").fetchone()
+        return int(offset)
+
+    def get(self, key: bytes) -> bytes | None:
+        """A value."""
+        row = self._connection.execute("SELECT value FROM rows WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def keys(self, prefix: bytes) -> Iterable[bytes]:
+        """All keys that begin so."""
+        found = self._connection.execute("SELECT key FROM rows WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+        return [bytes(key) for (key,) in found]
+
+    def write(self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None) -> None:
+        """In one transaction; ``checkpoint`` None leaves it as it is."""
+        run = self._connection.execute
+        run("BEGIN IMMEDIATE")
+        with self._connection:
+            for key, value in changes:
+                if value is None:
+                    run("DELETE FROM rows WHERE key = ?", (key,))
+                else:
+                    run(
+                        "INSERT INTO rows VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                        (key, value),
+                    )
+            if checkpoint is not None:
+                run("UPDATE checkpoint SET changelog_offset = ?", (checkpoint,))
+
+    def clear(self) -> None:
+        """As new."""
+        self._connection.executescript("DELETE FROM rows; UPDATE checkpoint SET changelog_offset = 0;")
+
+    def close(self) -> None:
+        """The file may be opened again."""
+        self._connection.close()
+
+
+class PartitionState:
+    """The state of one partition while a worker has it: the table, and what the running batch and record have changed."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._batch: dict[bytes, bytes | None] = {}
+        self._record: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """As the handler sees it."""
+        for layer in (self._record, self._batch):
+            if key in layer:
+                return layer[key]
+        return self.table.get(key)
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """None deletes."""
+        self._record[key] = value
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        """All that have a value, sorted."""
+        known = set(self.table.keys(prefix))
+        for layer in (self._batch, self._record):
+            for key, value in layer.items():
+                if key.startswith(prefix):
+                    (known.discard if value is None else known.add)(key)
+        return sorted(known)
+
+    def keep_record(self) -> None:
+        """The handler has succeeded: its changes join the batch's."""
+        self._batch |= self._record
+        self._record.clear()
+
+    def drop_record(self) -> None:
+        """It has failed."""
+        self._record.clear()
+
+    def changes(self) -> dict[bytes, bytes | None]:
+        """What the batch has changed."""
+        return self._batch
+
+    def committed(self, checkpoint: int | None = None) -> None:
+        """The transaction with these changes is committed."""
+        if self._batch or checkpoint is not None:
+            self.table.write(self._batch.items(), checkpoint)
+        self._batch = {}
+
+    def aborted(self) -> None:
+        """It is not."""
+        self._batch = {}
+        self._record.clear()
+
+
+class Store:
+    """One named store of a handler's ``ctx.state``, as a mapping: ``get``, ``[]``, ``del``, ``in``, ``add``, ``items``."""
+
+    def __init__(self, state: PartitionState, name: str) -> None:
+        self._state = state
+        self._prefix = name.encode() + _SEPARATOR
+
+    def get(self, key: Key, default: Any = None, *, type: type[T] | Any = Any) -> Any:  # noqa: A002 - reads best
+        """A value, or ``default``. ``type``: what it is to be read as, such as a msgspec Struct."""
+        found = self._state.get(self._prefix + _key_bytes(key))
+        return default if found is None else msgspec.json.decode(found, type=type)
+
+    def add(self, key: Key, amount: Any) -> Any:
+        """Adds to a number (0 at first); the sum."""
+        total = self.get(key, 0) + amount
+        self[key] = total
+        return total
+
+    def __getitem__(self, key: Key) -> Any:
+        found = self._state.get(self._prefix + _key_bytes(key))
+        if found is None:
+            raise KeyError(key)
+        return msgspec.json.decode(found)
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        self._state.put(self._prefix + _key_bytes(key), msgspec.json.encode(value))
+
+    def __delitem__(self, key: Key) -> None:
+        self._state.put(self._prefix + _key_bytes(key), None)
+
+    def __contains__(self, key: Key) -> bool:
+        return self._state.get(self._prefix + _key_bytes(key)) is not None
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """All keys (as text) and values of this partition, by key."""
+        for key in self._state.keys(self._prefix):
+            found = self._state.get(key)
+            if found is not None:
+                yield key[len(self._prefix) :].decode(errors="replace"), msgspec.json.decode(found)
+
+
+class Stores:
+    """``ctx.state``: stores by name, made at their first use."""
+
+    def __init__(self, state: PartitionState) -> None:
+        self._state = state
+
+    def __getitem__(self, name: str) -> Store:
+        if _SEPARATOR.decode() in name:
+            raise ConfigurationError(f"a store's name has no zero byte: {name!r}")
+        return Store(self._state, name)
+
+
+def _key_bytes(key: Key) -> bytes:
+    if isinstance(key, bytes):
+        return key
+    if isinstance(key, str | int):
+        return str(key).encode()
+    raise ConfigurationError(f"state is kept by str, bytes or int, not by {key!r}; a record without a key has no state")
+
+
+def changelog_records(topic: str, partition: int, state: PartitionState) -> Iterator[Sent]:
+    """What a batch has changed, for the changelog: None is a tombstone."""
+    for key, value in state.changes().items():
+        yield Sent(topic, key, value, (), partition, 0)
+
+
+class Changelog:
+    """Reads changelogs with a consumer of its own, outside of any group."""
+
+    def __init__(self, settings: dict[str, Any], halt: threading.Event) -> None:
+        plain = {"enable.partition.eof": True, "auto.offset.reset": "earliest", "group.id": "oncelog-restore"}
+        self._committed = Consumer(
+            {**settings, **plain, "isolation.level": "read_committed", "enable.auto.commit": False}
+        )
+        self._all = Consumer({**settings, **plain, "isolation.level": "read_uncommitted", "enable.auto.commit": False})
+        self._halt = halt
+
+    def end(self, topic: str, partition: int) -> tuple[int, int]:
+        """The first and the next offset, whatever is still open included: nothing that was ever committed is beyond."""
+        while True:
+            answer = asked(
+                lambda: self._all.get_watermark_offsets(TopicPartition(topic, partition), 5.0, cached=False), self._halt
+            )
+            if answer is not None:
+                return answer
+
+    def restore(self, table: FileTable, topic: str, partition: int) -> int:
+        """Brings a table up to the changelog's end; how many records that took.
+
+        The last owner's transaction may be committed and not yet visible in every partition: so the end is the high watermark,
+        and reading waits until the last stable offset has come there.
+        """
+        low, high = self.end(topic, partition)
+        if not low <= table.checkpoint <= high:
+            table.clear()  # another changelog, or one that has lost its beginning
+        start = max(low, table.checkpoint)
+        if start >= high:
+            return 0
+        self._committed.assign([TopicPartition(topic, partition, start)])
+        read, position = 0, start
+        while position < high:
+            if self._halt.is_set():
+                raise Halted("stopped while state was restored")
+            changes = []
+            for message in self._committed.consume(_READ_AT_ONCE, 0.2):
+                error = message.error()
+                if error is None:
+                    changes.append((bytes(message.key() or b""), _value_bytes(message.value())))
+                    position = offset_of(message) + 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    position = offset_of(message)
+            table.write(changes, position)
+            read += len(changes)
+        self._committed.unassign()
+        table.write((), high)
+        return read
+
+    def close(self) -> None:
+        """Ends both consumers."""
+        self._committed.close()
+        self._all.close()
+
+
+def _value_bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

@@ -1,0 +1,143 @@
+"""The weaker deliveries, under their names: for comparison, and for effects that can't do better.
+
+At least once: outputs are acknowledged, then the offsets are committed; a crash in between repeats the outputs. At most once:
+offsets are committed before anything is done; a crash afterwards loses the records at hand.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from oncelog.app.errors import Fate, Halted, Undone, blames_a_record, fate_of
+from oncelog.app.exchange import Exchange, Name, Outcome, offsets_after
+from oncelog.app.intake import Place
+from oncelog.app.meters import Meters
+from oncelog.app.settings import Cluster, Delivery, Limits, client_id_of
+from oncelog.app.transactions import STEP_SECONDS
+
+log = logging.getLogger("oncelog.app")
+
+_COMMIT_ATTEMPTS_MAX: Final = 5
+
+
+class WeakExchange(Exchange):
+    """An exchange without transactions."""
+
+    def __init__(
+        self,
+        name: Name,
+        cluster: Cluster,
+        topics: Sequence[str],
+        limits: Limits,
+        meters: Meters,
+        stop: threading.Event,
+        halt: threading.Event,
+        delivery: Delivery,
+    ) -> None:
+        super().__init__(name, cluster, topics, limits, meters, stop, halt)
+        self._delivery = delivery
+        self._failures: list[KafkaError] = []
+        self._plain: Producer | None = None
+
+    def open(self) -> None:
+        """Joins the group; the producer needs no beginning."""
+        settings = self._cluster.for_plain_producer(client_id=client_id_of(str(self.name)), delivery=self._delivery)
+        self._plain = Producer(settings)
+        self._ready_intake()
+
+    def take(self, records_max: int | None = None) -> list[Message]:
+        """At most once commits here, before anything is done."""
+        while taken := super().take(records_max):
+            if self._delivery is Delivery.AT_LEAST_ONCE:
+                break
+            try:
+                self._commit_offsets(offsets_after(taken))
+                break
+            except Undone as undone:
+                self._recover(undone)
+        return taken
+
+    def put_back(self, messages: Sequence[Message]) -> None:
+        """At most once: their offsets are committed, but while this process lives they are still at hand."""
+        super().put_back(messages)
+
+    def commit(self, processed: Sequence[Message]) -> Outcome:
+        """Sends; then, for at least once, commits the offsets."""
+        offsets = offsets_after(processed)
+        try:
+            self._flush()
+            if self._delivery is Delivery.AT_LEAST_ONCE:
+                self._commit_offsets(offsets)
+        except Undone as undone:
+            self._recover(undone)
+            self._ended(Outcome.ABORTED, processed, offsets, str(undone))
+            if undone.blames_a_record:
+                raise
+            return Outcome.ABORTED
+        return self._ended(Outcome.COMMITTED, processed, offsets, "")
+
+    def _flush(self) -> None:
+        assert self._plain is not None
+        self._failures.clear()
+        for record in self._pending:
+            self._produce(self._plain, record)
+        self._sent += len(self._pending)
+        self._forget_pending()
+        while self._plain.flush(STEP_SECONDS):
+            if self._halt.is_set():
+                raise Halted("stopped while waiting for a broker")
+        if self._failures and self._delivery is Delivery.AT_LEAST_ONCE:
+            raise Undone(f"not delivered: {self._failures[0]}", blames_a_record=blames_a_record(self._failures[0]))
+
+    def _produce(self, producer: Producer, record: Sequence[object]) -> None:
+        topic, key, value, headers, partition, timestamp = record
+        while True:
+            try:
+                producer.produce(
+                    topic,  # type: ignore[arg-type]
+                    value,  # type: ignore[arg-type]
+                    key,  # type: ignore[arg-type]
+                    partition=partition,  # type: ignore[arg-type]
+                    timestamp=timestamp,  # type: ignore[arg-type]
+                    headers=list(headers) if headers else None,  # type: ignore[call-overload]
+                    on_delivery=self._delivered,
+                )
+                return
+            except BufferError:
+                producer.poll(0.05)
+            except KafkaException as failure:
+                error = failure.args[0]
+                raise Undone(str(error), blames_a_record=blames_a_record(error)) from failure
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failures.append(error)
+
+    def _commit_offsets(self, offsets: dict[Place, int]) -> None:
+        positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        for _ in range(_COMMIT_ATTEMPTS_MAX):
+            try:
+                self._ready_intake().commit(positions)
+                return
+            except KafkaException as failure:
+                error = failure.args[0]
+                if fate_of(error) in (Fate.ABORT, Fate.FENCED):
+                    raise Undone(f"offsets: {error}") from failure
+                time.sleep(0.05)
+        raise Undone("offsets could not be committed")
+
+    def _end_for_certain(self, undone: Undone) -> None:
+        if undone.rejoin and self._intake is not None:
+            self._intake.close()
+            self._intake = None
+
+    def close(self) -> None:
+        """Leaves the group; what was committed was delivered before."""
+        super().close()
+        self._plain = None

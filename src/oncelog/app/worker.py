@@ -1,0 +1,426 @@
+"""One worker: takes records from its exchange, runs the processors, gives outputs, state and offsets back in one transaction.
+
+A record is processed when all processors of its topic have succeeded. One that fails is tried again after a pause; what came
+before it is committed meanwhile. After its last attempt it becomes a dead letter, in the same transaction as its offset
+(mistakes 7, 17), or ends the application (``PoisonRecord``). Where only the brokers know which record is at fault (too
+large, no such topic) or a batch handler fails, the records are tried one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import Message
+
+from oncelog.app.errors import ConfigurationError, PoisonRecord, Undone
+from oncelog.app.exchange import Outcome, Sent
+from oncelog.app.handlers import Trial
+from oncelog.app.intake import Place, offset_of, place_of
+from oncelog.app.meters import Meters
+from oncelog.app.ports import Transactor
+from oncelog.app.records import Out, Record, record_of
+from oncelog.app.serializing import DecodeError, encode
+from oncelog.app.settings import Cluster, Limits
+from oncelog.app.state import Changelog, FileTable, PartitionState, Stores, changelog_records
+from oncelog.app.topics import check_topics, create_compacted
+from oncelog.app.topology import Processor, Topology
+
+log = logging.getLogger("oncelog.app")
+
+#: Aborts in a row without any progress, after which records are tried one by one.
+_ABORTS_MAX: Final = 3
+_CHECKPOINT_SECONDS: Final = 5.0
+
+Raw = Record[bytes | None, bytes | None]
+
+
+class Context:
+    """What a processor gets beside its record: ``state``, and which ``attempt`` this is (from 1)."""
+
+    def __init__(self, app: str, state: PartitionState | None, attempt: int) -> None:
+        self.app = app
+        self.attempt = attempt
+        self._state = state
+
+    @property
+    def state(self) -> Stores:
+        """Stores by name; see ``oncelog.app.state``."""
+        if self._state is None:
+            raise ConfigurationError(
+                "state belongs to one partition of one topic: not in batch handlers, nor with several topics"
+            )
+        return Stores(self._state)
+
+
+class Unsendable(ValueError):
+    """The brokers, or the client, refuse what a handler gave for this record: too large, no such topic."""
+
+
+class _Again(Exception):
+    """The record failed and has attempts left."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__()
+        self.delay = delay
+
+
+class Processing:
+    """Runs processors over records: pure of any broker, so that the driver and the dry-run share it."""
+
+    def __init__(self, app: str, topology: Topology, meters: Meters) -> None:
+        self.app = app
+        self.topology = topology
+        self.meters = meters
+        self.runner = asyncio.Runner()
+        self._failures: dict[tuple[str, str, int, int], int] = {}
+
+    def close(self) -> None:
+        """Ends the event loop of async handlers."""
+        self.runner.close()
+
+    def process(
+        self, processor: Processor, raw: Raw, state: PartitionState | None, known: Exception | None
+    ) -> list[Sent]:
+        """One record by one processor: its outputs, or its dead letter. _Again; PoisonRecord.
+
+        ``known``: an error found by sending the record's outputs; the handler is not asked again then.
+        """
+        failed_before = self._failures.get(_id(processor, raw), 0)
+        with Trial() as trial:
+            if known is not None:
+                raise known
+            return self.attempt(processor, [raw], state, failed_before + 1)
+        assert trial.error is not None
+        return self._failed(processor, raw, state, trial.error)
+
+    def attempt(
+        self, processor: Processor, raws: Sequence[Raw], state: PartitionState | None, attempt: int
+    ) -> list[Sent]:
+        """One call of the handler. Raises what it raises."""
+        handler = processor.handler
+        records = [handler.decode(raw) for raw in raws]
+        outs = handler.call(records, Context(self.app, state, attempt), self.runner)
+        sent = [_sent(processor, out) for out in outs]
+        if state is not None:
+            state.keep_record()
+        for raw in raws:
+            self._failures.pop(_id(processor, raw), None)
+        return sent
+
+    def _failed(self, processor: Processor, raw: Raw, state: PartitionState | None, error: Exception) -> list[Sent]:
+        if state is not None:
+            state.drop_record()
+        failures = self._failures[_id(processor, raw)] = self._failures.get(_id(processor, raw), 0) + 1
+        if failures < processor.retry.attempts and not isinstance(error, DecodeError | Unsendable):
+            self.meters.retried(processor.name)
+            log.info("retry processor=%s %s[%d] offset=%d attempt=%d: %r", *_words(processor, raw), failures, error)
+            raise _Again(processor.retry.delay(failures))
+        if processor.dead_letter is None:
+            raise PoisonRecord(raw.topic, raw.partition, raw.offset, failures, error) from error
+        self._failures.pop(_id(processor, raw), None)
+        self.meters.dead_letter(processor.name)
+        log.warning(
+            "dead-letter processor=%s %s[%d] offset=%d attempts=%d: %r", *_words(processor, raw), failures, error
+        )
+        return [dead_letter(processor.dead_letter, processor.name, raw, failures, error)]
+
+
+def _words(processor: Processor, raw: Raw) -> tuple[str, str, int, int]:
+    return processor.name, raw.topic, raw.partition, raw.offset
+
+
+def _id(processor: Processor, raw: Raw) -> tuple[str, str, int, int]:
+    return processor.name, raw.topic, raw.partition, raw.offset
+
+
+def _sent(processor: Processor, out: Out) -> Sent:
+    topic = out.topic or processor.to
+    if topic is None:
+        raise ConfigurationError(f"{processor.name} has no `to`, so each Out must name its topic")
+    partition = -1 if out.partition is None else out.partition
+    key, value = encode(out.key, processor.serializer), encode(out.value, processor.serializer)
+    return Sent(topic, key, value, tuple(out.headers), partition, out.timestamp or 0)
+
+
+def dead_letter(topic: str, processor: str, raw: Raw, attempts: int, error: Exception) -> Sent:
+    """The record as it came, with headers that say where it was and what failed."""
+    headers = (
+        *raw.headers,
+        ("oncelog.processor", processor.encode()),
+        ("oncelog.topic", raw.topic.encode()),
+        ("oncelog.partition", str(raw.partition).encode()),
+        ("oncelog.offset", str(raw.offset).encode()),
+        ("oncelog.attempts", str(attempts).encode()),
+        ("oncelog.error", f"{type(error).__name__}: {error}"[:1000].encode()),
+    )
+    return Sent(topic, raw.key, raw.value, headers, -1, raw.timestamp or 0)
+
+
+class Worker:
+    """Runs until its exchange gives no more records. In a thread of its own."""
+
+    def __init__(
+        self,
+        app: str,
+        topology: Topology,
+        exchange: Transactor,
+        cluster: Cluster,
+        limits: Limits,
+        meters: Meters,
+        folder: Path,
+        stop: threading.Event,
+        halt: threading.Event,
+    ) -> None:
+        self._processing = Processing(app, topology, meters)
+        self._topology = topology
+        self._exchange = exchange
+        self._limits = limits
+        self._stop = stop
+        self._halt = halt
+        self._states = States(app, cluster, folder, halt)
+        self._one_by_one = 0
+        self._aborts = 0
+        self._pause_seconds = 0.0
+        self._known: dict[tuple[str, int, int], Exception] = {}
+
+    def run(self) -> None:
+        """Until the application stops. Raises AppError."""
+        try:
+            self._exchange.open()
+            while messages := self._exchange.take(1 if self._one_by_one else None):
+                self._batch(messages)
+        finally:
+            self._states.close()
+            self._processing.close()
+            if self._halt.is_set():
+                self._exchange.abandon()
+            else:
+                self._exchange.close()
+
+    def _batch(self, messages: Sequence[Message]) -> None:
+        """One transaction over the first of these records; the rest is put back."""
+        processed, outputs, poison = self._processed(messages)
+        self._exchange.put_back(messages[len(processed) :])
+        if not processed:
+            if poison is not None:
+                raise poison
+            self._exchange.settle()
+            self._pause()
+            return
+        try:
+            self._committed(processed, outputs)
+        except Undone as undone:
+            self._states.aborted()
+            self._blame(processed, undone)
+            return
+        if poison is not None:
+            raise poison
+
+    def _pause(self) -> None:
+        """Before the next attempt. Nothing is held meanwhile: no transaction, no partition that is wanted elsewhere."""
+        until = time.monotonic() + self._pause_seconds
+        self._pause_seconds = 0.0
+        while time.monotonic() < until and not self._exchange.must_hurry:
+            self._stop.wait(min(0.05, max(0.0, until - time.monotonic())))
+
+    def _committed(self, processed: Sequence[Message], outputs: Sequence[Sent]) -> None:
+        for sent in outputs:
+            self._exchange.send(sent)
+        self._states.before_commit()
+        for sent in self._states.changes():
+            self._exchange.send(sent)
+        if self._exchange.commit(processed) is Outcome.COMMITTED:
+            self._states.committed()
+            self._aborts = 0
+            self._one_by_one = max(0, self._one_by_one - len(processed))
+            for message in processed:
+                self._known.pop((*place_of(message), offset_of(message)), None)
+            return
+        self._states.aborted()
+        self._aborts += 1
+        if self._aborts >= _ABORTS_MAX:
+            self._one_by_one = max(self._one_by_one, len(processed))
+
+    def _blame(self, processed: Sequence[Message], undone: Undone) -> None:
+        """Something can't be sent. With one record the culprit is known; with more they come again one by one."""
+        if not undone.blames_a_record:
+            self._exchange.undo(undone)
+        elif len(processed) == 1:
+            (message,) = processed
+            place, offset = place_of(message), offset_of(message)
+            error = Unsendable(str(undone))
+            if (*place, offset) in self._known:  # not even its dead letter can be sent
+                raise PoisonRecord(*place, offset, 1, error)
+            self._known[*place, offset] = error
+            self._one_by_one = max(1, self._one_by_one)
+        else:
+            self._one_by_one = len(processed)
+
+    def _processed(self, messages: Sequence[Message]) -> tuple[list[Message], list[Sent], PoisonRecord | None]:
+        """As many records as succeed within the time: they, their outputs, and what is wrong with the next one."""
+        self._states.begin(self._exchange.assignments)
+        raws = [record_of(message) for message in messages]
+        outputs = self._whole_batches(raws)
+        done_as_batches = outputs is not None
+        outputs = outputs or []
+        processed: list[Message] = []
+        deadline = time.monotonic() + max(self._limits.commit_interval, 0.05)
+        for message, raw in zip(messages, raws, strict=True):
+            try:
+                outputs += self._record(raw, without_batches=done_as_batches)
+            except _Again as again:
+                if not processed:
+                    self._pause_seconds = again.delay
+                break
+            except PoisonRecord as poison:
+                return self._cut(processed, outputs, done_as_batches, poison)
+            processed.append(message)
+            if not done_as_batches and (time.monotonic() > deadline or self._exchange.must_hurry):
+                break
+        return self._cut(processed, outputs, done_as_batches and len(processed) < len(messages), None)
+
+    def _cut(
+        self, processed: list[Message], outputs: list[Sent], spoilt: bool, poison: PoisonRecord | None
+    ) -> tuple[list[Message], list[Sent], PoisonRecord | None]:
+        """A batch handler's outputs are for all records or for none: if not all succeeded, they are tried one by one."""
+        if not spoilt:
+            return processed, outputs, poison
+        self._one_by_one = max(1, len(processed) + 1)
+        self._states.aborted()
+        return [], [], None
+
+    def _whole_batches(self, raws: Sequence[Raw]) -> list[Sent] | None:
+        """The outputs of batch handlers for all records at once; None if there are none, or if they have to be tried alone."""
+        handlers = [each for each in self._topology.processors if each.handler.is_batch]
+        if not handlers or self._one_by_one:
+            return None
+        outputs: list[Sent] = []
+        for processor in handlers:
+            wanted = [raw for raw in raws if raw.topic in processor.topics]
+            if not wanted:
+                continue
+            with Trial() as trial:
+                outputs += self._processing.attempt(processor, wanted, None, 1)
+            if trial.error is not None:
+                log.info("one-by-one processor=%s: %r", processor.name, trial.error)
+                self._one_by_one = len(raws)
+                return None
+        return outputs
+
+    def _record(self, raw: Raw, *, without_batches: bool) -> list[Sent]:
+        """One record by all its processors; all of them succeed, or none of them has any effect."""
+        outputs: list[Sent] = []
+        known = self._known.get((raw.topic, raw.partition, raw.offset))
+        for processor in self._topology.readers(raw.topic):
+            if processor.handler.is_batch and without_batches:
+                continue
+            state = self._states.of(processor, (raw.topic, raw.partition))
+            outputs += self._processing.process(processor, raw, state, known)
+        return outputs
+
+
+class States:
+    """The state of every partition that a worker has, restored when it is first met after an assignment."""
+
+    def __init__(self, app: str, cluster: Cluster, folder: Path, halt: threading.Event) -> None:
+        self._app = app
+        self._cluster = cluster
+        self._folder = folder
+        self._halt = halt
+        self._changelog: Changelog | None = None
+        self._open: dict[tuple[str, int], tuple[int, PartitionState]] = {}
+        self._assignments: Mapping[Place, int] = {}
+        self._ends: dict[tuple[str, int], int] = {}
+        self._checkpoint_at = time.monotonic() + _CHECKPOINT_SECONDS
+
+    def begin(self, assignments: Mapping[Place, int]) -> None:
+        """A batch of partitions with these assignments."""
+        self._assignments = assignments
+
+    def of(self, processor: Processor, place: Place) -> PartitionState | None:
+        """None for a processor without state."""
+        if not processor.has_context or processor.handler.is_batch or len(processor.topics) > 1:
+            return None
+        key, assignment = (processor.name, place[1]), self._assignments[place]
+        known = self._open.get(key)
+        if known is not None and known[0] == assignment:
+            return known[1]
+        table = known[1].table if known is not None else FileTable(self._folder / f"{processor.name}-{place[1]}.sqlite")
+        assert isinstance(table, FileTable)
+        state = PartitionState(table)
+        self._restore(processor, place, table)
+        self._open[key] = (assignment, state)
+        return state
+
+    def _restore(self, processor: Processor, place: Place, table: FileTable) -> None:
+        topic = changelog_name(self._app, processor.name)
+        if self._changelog is None:
+            create_compacted(self._cluster, {topic: partitions_of(self._cluster, place[0])})
+            self._changelog = Changelog(self._cluster.for_consumer(client_id=topic, group="", instance=""), self._halt)
+        started = time.monotonic()
+        read = self._changelog.restore(table, topic, place[1])
+        log.info(
+            "restored processor=%s partition=%d records=%d ms=%d",
+            processor.name,
+            place[1],
+            read,
+            (time.monotonic() - started) * 1000,
+        )
+
+    def changes(self) -> list[Sent]:
+        """The changelog records of the batch."""
+        return [
+            sent
+            for (name, partition), (_, state) in self._open.items()
+            for sent in changelog_records(changelog_name(self._app, name), partition, state)
+        ]
+
+    def before_commit(self) -> None:
+        """Now and then asks for the changelogs' ends. What is before them is in the files once this batch is committed:
+
+        the commit proves that the partitions were ours all the time, so nobody else has written there.
+        """
+        self._ends = {}
+        if self._changelog is None or time.monotonic() < self._checkpoint_at:
+            return
+        for (name, partition), (assignment, _) in self._open.items():
+            if assignment in self._assignments.values():
+                self._ends[name, partition] = self._changelog.end(changelog_name(self._app, name), partition)[1]
+        self._checkpoint_at = time.monotonic() + _CHECKPOINT_SECONDS
+
+    def committed(self) -> None:
+        """The batch's changes are true now."""
+        for key, (assignment, state) in self._open.items():
+            is_ours = any(place[1] == key[1] and number == assignment for place, number in self._assignments.items())
+            state.committed(self._ends.get(key) if is_ours else None)
+
+    def aborted(self) -> None:
+        """They never were."""
+        for _, state in self._open.values():
+            state.aborted()
+
+    def close(self) -> None:
+        """Closes the files and the consumers."""
+        for _, state in self._open.values():
+            if isinstance(state.table, FileTable):
+                state.table.close()
+        self._open.clear()
+        if self._changelog is not None:
+            self._changelog.close()
+            self._changelog = None
+
+
+def changelog_name(app: str, processor: str) -> str:
+    """The topic with a processor's state."""
+    return f"{app}.{processor}.changelog"
+
+
+def partitions_of(cluster: Cluster, topic: str) -> int:
+    """How many there are."""
+    return check_topics(cluster, [topic])[topic]
