@@ -57,7 +57,15 @@ class Call:
     )
 
     def __init__(
-        self, peer: Peer, api_key: int, version: int, correlation_id: int, client_id: str | None, request: Any
+        self,
+        peer: Peer,
+        api_key: int,
+        version: int,
+        correlation_id: int,
+        client_id: str | None,
+        request: Any,
+        received_ns: int = 0,
+        bytes_received: int = 0,
     ) -> None:
         self.peer = peer
         self.api_key, self.version, self.correlation_id = api_key, version, correlation_id
@@ -67,8 +75,7 @@ class Call:
         #: False for Produce with acks=0 (rule P9): the handler sets it before it returns.
         self.is_expecting_reply = True
         #: Set by the server for the meters: monotonic ns when the request was read, and its bytes.
-        self.received_ns = 0
-        self.bytes_received = 0
+        self.received_ns, self.bytes_received = received_ns, bytes_received
 
     def encode(self, tree: Mapping[str, Any]) -> bytes:
         """The body of a reply in this call's version: ``tree`` has kio's field names, for all versions; times in ms."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from oncelog.engine.decision import Append, Decision, Level
 from oncelog.engine.state import State, Visible, rows_in_chunks
@@ -24,6 +24,9 @@ from oncelog.model.rows import LogStart, Row, TopicDeleted, decode_rows, encode_
 from oncelog.storage.contract import Entry, Storage, StoredBatch
 
 _TIME_BYTES = 8
+#: Looked up once: finding a member of an Enum is dear.
+_NOTHING: Final = Level.NOTHING
+_SYNCED: Final = Level.SYNCED
 
 
 class Loop(Protocol):
@@ -46,26 +49,23 @@ class Timer(Protocol):
         """Don't run."""
 
 
-class Shown(NamedTuple):
-    """What becomes visible when ``position`` is synced."""
-
-    position: Position
-    visible: list[Visible]
-
-
 class Lane:
     """See the module. ``clock_ms`` gives ms since the epoch and never goes back while the broker runs."""
 
     def __init__(self, state: State, storage: Storage, loop: Loop, clock_ms: Callable[[], int]) -> None:
         self.state, self.storage, self.clock_ms = state, storage, clock_ms
         self._loop = loop
-        self._shown: deque[Shown] = deque()
+        #: What becomes visible when the position is synced.
+        self._shown: deque[tuple[Position, list[Visible]]] = deque()
         self._synced_waiting: deque[tuple[Position, Callable[..., None], tuple[Any, ...]]] = deque()
         self._written_waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._is_turn_planned = False
         self._is_sync_wanted = False
         self._is_pressed = False
-        self._flush_timer: Timer | None = None
+        self._is_flush_timed = False
+        self._syncs_asked = self._syncs_before = 0
+        #: What the storage told last.
+        self._position_synced = Position(0)
         self._timer: Timer | None = None
         self._timer_due_ms = 0
         #: Called with the logs that readers see more of; set by the broker.
@@ -105,6 +105,7 @@ class Lane:
 
     def start(self) -> None:
         """Begin to work, after ``recover``."""
+        self._position_synced = self.storage.position_synced
         self._position_told = self.storage.position_synced
         self.storage.start(self, self._loop.call_soon_threadsafe, self._snapshot)
         for log in self.state.logs.values():
@@ -129,9 +130,8 @@ class Lane:
             position = self.storage.append(_entry(rows, batches, now_ms))
             for release, arguments in unneeded:
                 self.after(Level.SYNCED, position, release, *arguments)
-            visible = state.visible_after(rows, batches)
-            if visible:
-                self._shown.append(Shown(position, visible))
+            if batches or unneeded:
+                self._shown.append((position, state.visible_after(rows, batches)))
             if state.catalog_version != catalog_version:
                 self.catalog_position = position
             if not self._is_turn_planned:
@@ -161,11 +161,12 @@ class Lane:
 
     def after(self, level: Level, position: Position, action: Callable[..., None], *arguments: Any) -> None:
         """Call ``action(*arguments)`` when ``position`` has reached ``level``; at once if it has (law 3, rule D2)."""
-        if level is Level.NOTHING or position <= self.storage.position_synced:
+        if level is _NOTHING or position <= self._position_synced:
             action(*arguments)
-        elif level is Level.SYNCED:
+        elif level is _SYNCED:
             self._synced_waiting.append((position, action, arguments))
-            self._want_sync()
+            if not self._is_sync_wanted:
+                self._want_sync()
         elif position <= self.storage.position_written:
             action(*arguments)
         else:
@@ -173,9 +174,6 @@ class Lane:
 
     def _want_sync(self) -> None:
         self._is_sync_wanted = True
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-            self._flush_timer = None
         if not self._is_turn_planned:
             self._is_turn_planned = True
             self._loop.call_soon(self._end_turn)
@@ -191,17 +189,33 @@ class Lane:
             return
         if self._is_sync_wanted:
             self._is_sync_wanted = False
+            self._syncs_asked += 1
             self.storage.sync_soon()
-        elif self._flush_timer is None and self.storage.position_synced < self.storage.position_written:
-            delay_seconds = self.state.settings.flush_interval_ms / 1000
-            self._flush_timer = self._loop.call_later(delay_seconds, self._flush_due)
-        waiting, self._written_waiting = self._written_waiting, []
-        for action, arguments in waiting:
-            action(*arguments)
+        elif self._position_synced < self.storage.position_written:
+            self._time_flush()
+        if self._written_waiting:
+            waiting, self._written_waiting = self._written_waiting, []
+            for action, arguments in waiting:
+                action(*arguments)
+
+    def _time_flush(self) -> None:
+        """See that what is written is synced within flush.interval.ms, also if nobody asks for it.
+
+        The timer is not taken back when a sync is asked for, as with every transaction: it looks when it fires, twice an
+        interval, and leaves what is younger than the newest sync to its next turn.
+        """
+        if not self._is_flush_timed:
+            self._is_flush_timed = True
+            self._syncs_before = self._syncs_asked
+            self._loop.call_later(self.state.settings.flush_interval_ms / 2_000, self._flush_due)
 
     def _flush_due(self) -> None:
-        self._flush_timer = None
-        self._want_sync()
+        self._is_flush_timed = False
+        if self._position_synced < self.storage.position_written:
+            if self._syncs_asked == self._syncs_before:
+                self._want_sync()
+            else:
+                self._time_flush()
 
     # -- what the storage tells ---------------------------------------------------------------------------------------
 
@@ -209,9 +223,10 @@ class Lane:
         """All up to ``position`` is safe: readers see it, then the replies leave (rules D2, D3)."""
         self.on_sync(self.storage.sync_seconds, position - self._position_told)
         self._position_told = position
+        self._position_synced = position
         shown: list[Visible] = []
-        while self._shown and self._shown[0].position <= position:
-            shown += self._shown.popleft().visible
+        while self._shown and self._shown[0][0] <= position:
+            shown += self._shown.popleft()[1]
         if shown:
             self.state.settle_visible(shown)
         waiting = self._synced_waiting

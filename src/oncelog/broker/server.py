@@ -103,9 +103,10 @@ class Connection(asyncio.BufferedProtocol, Peer):
         """Bytes were read."""
         framing = self._framing
         frames = framing.received(nbytes)
-        if framing.is_unfinished is not self._is_unfinished or framing.is_unfinished:
-            self._is_unfinished = framing.is_unfinished
-            self._server.unfinished(self, is_unfinished=self._is_unfinished)
+        is_unfinished = framing.is_unfinished
+        if is_unfinished or self._is_unfinished:
+            self._is_unfinished = is_unfinished
+            self._server.unfinished(self, is_unfinished=is_unfinished)
         if self._frames:
             self._frames += frames
         elif frames:
@@ -160,14 +161,14 @@ class Connection(asyncio.BufferedProtocol, Peer):
             return False
         if not isinstance(frame, bytes):
             server.buffers.give_back(frame)
-        call = Call(self, *request)
-        call.received_ns, call.bytes_received = now_ns, size
+        api_key, body = request.api_key, request.body
+        call = Call(self, api_key, request.version, request.correlation_id, request.client_id, body, now_ns, size)
         self._calls.append(call)
-        if request.body is None:
+        if body is None:
             server.log.debug("ApiVersions in a version that is not known", peer=self.address)
             call.reply(_versions_refused(server.bounds))
             return True
-        if request.api_key == _PRODUCE:
+        if api_key == _PRODUCE:
             self.is_writer = True
         try:
             server.route(call)
@@ -224,16 +225,16 @@ class Connection(asyncio.BufferedProtocol, Peer):
         now_ns = time.monotonic_ns()
         while calls and (body := calls[0].body) is not None:
             call = calls.popleft()
-            size = len(body) if isinstance(body, bytes) else sum(map(len, body))
-            out.append(reply_head(call.api_key, call.version, call.correlation_id, size))
+            api_key, version = call.api_key, call.version
             if isinstance(body, bytes):
-                out.append(body)
+                size = len(body)
+                out += (reply_head(api_key, version, call.correlation_id, size), body)
             else:
+                size = sum(map(len, body))
+                out.append(reply_head(api_key, version, call.correlation_id, size))
                 out += body
             self._out_bytes += size + 8
-            meters.answered(
-                call.api_key, call.version, (now_ns - call.received_ns) / 1e9, call.bytes_received, size + 8
-            )
+            meters.answered(api_key, version, (now_ns - call.received_ns) / 1e9, call.bytes_received, size + 8)
         if out and not self._is_dirty:
             self._server.mark(self)
 

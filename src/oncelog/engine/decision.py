@@ -8,11 +8,12 @@ only carry a reply.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple, NewType
+from typing import Any, NewType
 
 from oncelog.model.batch import BatchHeader
 from oncelog.model.ids import LogId
 from oncelog.model.rows import Row
+from oncelog.model.values import Value
 
 #: Names a request that waits for its reply inside the engine (JoinGroup, SyncGroup); given by the broker, unique.
 Ticket = NewType("Ticket", int)
@@ -26,7 +27,7 @@ class Level(IntEnum):
     SYNCED = 2
 
 
-class Append(NamedTuple):
+class Append(Value, frozen=True, gc=False):
     """A batch to append to a log: ``header`` as the client sent it, ``data`` stamped with ``offset``."""
 
     log: LogId
@@ -40,7 +41,7 @@ class Append(NamedTuple):
         return self.offset + self.header.offset_delta_last + 1
 
 
-class Decision(NamedTuple):
+class Decision(Value, frozen=True, gc=False):
     """See the module. ``reply`` is the answer to the command, ``answers`` those to requests that waited."""
 
     rows: tuple[Row, ...] = ()

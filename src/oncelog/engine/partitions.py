@@ -6,16 +6,17 @@ order of the questions is Kafka's: a repeated batch first, then the transaction,
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from oncelog.engine.decision import Append, Decision, Level
 from oncelog.engine.producers import check_sequence, duplicate_of
 from oncelog.engine.state import Log, State
-from oncelog.model.batch import BatchHeader, stamp
+from oncelog.model.batch import TRANSACTIONAL, BatchHeader, stamp
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import LogId
 from oncelog.model.limits import TRANSACTION_PARTITIONS_MAX
 from oncelog.model.rows import Row, Transaction, TransactionState
+from oncelog.model.values import Value
 
 #: Produce versions from here on add the partition to the transaction implicitly (TV2, KIP-890).
 IMPLICIT_ADD_VERSION: Final = 12
@@ -24,9 +25,13 @@ ABORTABLE_VERSION: Final = 11
 #: Produce versions from here on may carry zstd (KIP-110).
 ZSTD_VERSION: Final = 7
 _ZSTD: Final = 4
+#: Looked up once: finding a member of an Enum is dear.
+_SYNCED: Final = Level.SYNCED
+_WRITTEN: Final = Level.WRITTEN
+_ONGOING: Final = TransactionState.ONGOING
 
 
-class Written(NamedTuple):
+class Written(Value, frozen=True, gc=False):
     """What the producer is told: the batch's first offset, and its append time in ms or -1."""
 
     offset_base: int
@@ -49,25 +54,31 @@ def decide_append(
     """
     _check_topic_settings(log, header, version, now_ms)
     rows: tuple[Row, ...] = ()
-    level = Level.SYNCED
-    if header.producer_id >= 0:
-        row = log.producers.get(header.producer_id)
+    level = _SYNCED
+    producer_id = header.producer_id
+    if producer_id >= 0:
+        row = log.producers.get(producer_id)
         repeated = duplicate_of(row, header)
-        if header.is_transactional:
-            level = Level.WRITTEN
+        if header.attributes & TRANSACTIONAL:
+            level = _WRITTEN
             if repeated is None:
                 rows = _join_transaction(state, log, header, transactional_id, version, now_ms)
-        elif header.producer_id in log.open:
+        elif producer_id in log.open:
             raise Refusal(ErrorCode.INVALID_TXN_STATE, "the producer has an open transaction here (P6)")
         if repeated is not None:
             return Decision(level=level, reply=Written(repeated.offset_base, repeated.timestamp_ms))
-        check_sequence(row, header, first_must_be_zero=_must_begin_at_zero(state, log, header, version, now_ms))
-    append_time_ms = now_ms if log.settings.is_log_append_time else None
-    stamped = stamp(data, log.offset_next, append_time_ms=append_time_ms)
-    if append_time_ms is not None:
+        if row is not None and row.window:
+            check_sequence(row, header, first_must_be_zero=True)
+        else:
+            check_sequence(row, header, first_must_be_zero=_must_begin_at_zero(state, log, header, version, now_ms))
+    offset, append_time_ms = log.offset_next, -1
+    if log.settings.is_log_append_time:
+        append_time_ms = now_ms
         header = header._replace(attributes=header.attributes | 0x08, timestamp_max=append_time_ms)
-    batch = Append(log.id, log.offset_next, header, stamped)
-    return Decision(rows, (batch,), level, Written(log.offset_next, -1 if append_time_ms is None else append_time_ms))
+        stamped = stamp(data, offset, append_time_ms=append_time_ms)
+    else:
+        stamped = stamp(data, offset)
+    return Decision(rows, (Append(log.id, offset, header, stamped),), level, Written(offset, append_time_ms))
 
 
 def _check_topic_settings(log: Log, header: BatchHeader, version: int, now_ms: int) -> None:
@@ -121,7 +132,7 @@ def _join_transaction(
         header.producer_epoch,
         code_fenced=ErrorCode.INVALID_PRODUCER_EPOCH,
     )
-    is_open = transaction.state is TransactionState.ONGOING
+    is_open = transaction.state is _ONGOING
     if is_open and (header.producer_id in log.open or log.id in transaction.logs):
         return ()
     if version < IMPLICIT_ADD_VERSION:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from oncelog.model.batch import BatchHeader
+from oncelog.model.batch import CONTROL, TRANSACTIONAL, BatchHeader
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import LogId, sequence_after
 from oncelog.model.limits import DUPLICATE_WINDOW_BATCHES
@@ -20,7 +20,7 @@ _NO_TRANSACTION: Final = -1
 def producer_after(before: Producer | None, log: LogId, offset: int, header: BatchHeader, now_ms: int) -> Producer:
     """The row after a batch at ``offset``: the window moves on, a marker ends the transaction and fences (rules T8, P8)."""
     epoch, producer_id = header.producer_epoch, header.producer_id
-    if header.is_control:
+    if header.attributes & CONTROL:
         window = before.window if before is not None and before.epoch == epoch else ()
         return Producer(log, producer_id, epoch, window, _NO_TRANSACTION, now_ms, 0)
     last = sequence_after(header.base_sequence, header.offset_delta_last)
@@ -30,7 +30,7 @@ def producer_after(before: Producer | None, log: LogId, offset: int, header: Bat
         window, first_offset = (batch,), _NO_TRANSACTION
     else:
         window, first_offset = (*before.window[1 - DUPLICATE_WINDOW_BATCHES :], batch), before.transaction_first_offset
-    if first_offset < 0 and header.is_transactional:
+    if first_offset < 0 and header.attributes & TRANSACTIONAL:
         first_offset = offset
     return Producer(log, producer_id, epoch, window, first_offset, now_ms)
 

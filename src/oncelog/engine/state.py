@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 from oncelog.engine.alarms import Alarms
@@ -21,7 +21,7 @@ from oncelog.engine.decision import Append
 from oncelog.engine.groups.groups import Groups
 from oncelog.engine.groups.offsets import GroupOffsets
 from oncelog.engine.producers import producer_after
-from oncelog.model.batch import control_outcome
+from oncelog.model.batch import CONTROL, TRANSACTIONAL, control_outcome
 from oncelog.model.ids import LogId, ProducerId
 from oncelog.model.limits import ABORTED_PER_PARTITION_MAX
 from oncelog.model.rows import (
@@ -50,6 +50,7 @@ from oncelog.model.rows import (
     TransactionForgotten,
     TransactionState,
 )
+from oncelog.model.values import Value
 
 #: How exactly, and for how many steps, the times of producer ids are remembered (rule D6).
 _MARK_MS: Final = 60_000
@@ -94,10 +95,10 @@ class Log:
     @property
     def stable_offset_applied(self) -> int:
         """The last stable offset once all that is applied is synced (rule R1)."""
-        for first_offset in self.open.values():
-            # Records of an open transaction may be deleted by a client: nobody reads before the start then.
-            return max(first_offset, self.offset_start)
-        return self.offset_next
+        if not self.open:
+            return self.offset_next
+        # Records of an open transaction may be deleted by a client: nobody reads before the start then.
+        return max(next(iter(self.open.values())), self.offset_start)
 
     def row(self) -> Partition:
         """The durable form, for a checkpoint."""
@@ -114,7 +115,7 @@ class Log:
         )
 
 
-class Visible(NamedTuple):
+class Visible(Value, frozen=True, gc=False):
     """What readers of a log may see once an entry is synced."""
 
     log: Log
@@ -217,20 +218,23 @@ class State:
 
     def visible_after(self, rows: Iterable[Row], batches: Sequence[Append]) -> list[Visible]:
         """What readers may see of the touched logs when what was just applied is synced."""
-        ids = [batch.log for batch in batches]
-        ids += [row.log for row in rows if type(row) is LogStart]
+        logs = self.logs
         seen: list[Visible] = []
-        for log_id in ids:
-            log = self.logs.get(log_id)
-            if log is not None:
+        for batch in batches:
+            log = logs[batch.log]
+            seen.append(Visible(log, log.offset_next, log.stable_offset_applied))
+        for row in rows:
+            if type(row) is LogStart and row.log in logs:
+                log = logs[row.log]
                 seen.append(Visible(log, log.offset_next, log.stable_offset_applied))
         return seen
 
     def settle_visible(self, visible: Iterable[Visible]) -> None:
         """An entry is synced: readers see it, all its partitions in the same instant (rules D1, R1)."""
-        for log, high_watermark, stable_offset in visible:
-            log.high_watermark = high_watermark
-            log.stable_offset = stable_offset
+        for shown in visible:
+            log = shown.log
+            log.high_watermark = shown.high_watermark
+            log.stable_offset = shown.stable_offset
 
     def finish_checkpoint(self) -> None:
         """After a checkpoint's rows, before the journal's entries: order what the rows gave in any order."""
@@ -248,19 +252,21 @@ class State:
         log, header = self.logs[batch.log], batch.header
         assert batch.offset == log.offset_next, f"batch at {batch.offset}, log ends at {log.offset_next}"
         log.offset_next = batch.offset + header.offset_delta_last + 1
-        log.timestamp_max = max(log.timestamp_max, header.timestamp_max)
+        if header.timestamp_max > log.timestamp_max:
+            log.timestamp_max = header.timestamp_max
         producer_id = header.producer_id
         if producer_id < 0:
             return
         log.producers[producer_id] = producer_after(
             log.producers.get(producer_id), log.id, batch.offset, header, now_ms
         )
-        if header.is_control:
+        attributes = header.attributes
+        if attributes & CONTROL:
             first_offset = log.open.pop(producer_id, None)
             if first_offset is not None and not control_outcome(batch.data):
                 log.aborted.append(AbortedRange(producer_id, first_offset, batch.offset, log.stable_offset_applied))
                 del log.aborted[:-ABORTED_PER_PARTITION_MAX]
-        elif header.is_transactional and producer_id not in log.open:
+        elif attributes & TRANSACTIONAL and producer_id not in log.open:
             log.open[producer_id] = batch.offset
 
     def _put_topic(self, row: Topic, now_ms: int) -> None:

@@ -9,12 +9,13 @@ Rules P4, R3; KIP-98 (format).
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from crc32c import crc32c
 
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import NO_EPOCH, NO_PRODUCER, Epoch, ProducerId
+from oncelog.model.values import Value
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = _HEADER.size  # 61
@@ -33,7 +34,7 @@ CONTROL_ABORT: Final = 0
 CONTROL_COMMIT: Final = 1
 
 
-class BatchHeader(NamedTuple):
+class BatchHeader(Value, frozen=True, gc=False):
     """The 61 bytes in front of every batch; offsets absolute, times in ms since the epoch."""
 
     base_offset: int
@@ -71,7 +72,7 @@ class BatchHeader(NamedTuple):
 
 def read_header(data: bytes | bytearray | memoryview, at: int = 0) -> BatchHeader:
     """Read a header of a batch that was checked before; ``struct.error`` if there are fewer than 61 bytes."""
-    return BatchHeader._make(_HEADER.unpack_from(data, at))
+    return BatchHeader(*_HEADER.unpack_from(data, at))
 
 
 def check_batch(data: bytes | memoryview | None, *, bytes_max: int) -> BatchHeader:
@@ -82,8 +83,8 @@ def check_batch(data: bytes | memoryview | None, *, bytes_max: int) -> BatchHead
     """
     if data is None or len(data) < HEADER_BYTES:
         raise Refusal(ErrorCode.CORRUPT_MESSAGE, "no whole record batch in the request")
-    header = BatchHeader._make(_HEADER.unpack_from(data))
-    _, length, _, magic, crc, attributes, delta, _, _, producer_id, epoch, sequence, count = header
+    fields = _HEADER.unpack_from(data)
+    _, length, _, magic, crc, attributes, delta, _, _, producer_id, epoch, sequence, count = fields
     if magic != 2:
         code = ErrorCode.UNSUPPORTED_FOR_MESSAGE_FORMAT if magic in (0, 1) else ErrorCode.CORRUPT_MESSAGE
         raise Refusal(code, f"batch of magic {magic}, only magic 2 is stored")
@@ -105,7 +106,7 @@ def check_batch(data: bytes | memoryview | None, *, bytes_max: int) -> BatchHead
         raise Refusal(ErrorCode.INVALID_RECORD, f"producer id {producer_id} with sequence {sequence}, epoch {epoch}")
     if producer_id < 0 and attributes & TRANSACTIONAL:
         raise Refusal(ErrorCode.INVALID_RECORD, "transactional batch without a producer id")
-    return header
+    return BatchHeader(*fields)
 
 
 def stamp(data: bytes | memoryview, base_offset: int, *, append_time_ms: int | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
 A row is replaced, never changed. Its durable form is a msgpack array ``[tag, fields...]``; the tag names the kind of row
 and its version, so a row written by a newer release is refused with a sentence instead of being misread.
+Rows that come with every batch or transaction are not tracked by the garbage collector: no row can hold a cycle.
 New fields are added at the end with a default. Times are ms since the epoch; -1 means "never" or "none".
 
 Two kinds follow from batch headers alone (``Partition``, ``Producer``): they are journalled only in a checkpoint.
@@ -77,7 +78,7 @@ class LogIds(msgspec.Struct, frozen=True, array_like=True, tag=16):
     next: LogId
 
 
-class Transaction(msgspec.Struct, frozen=True, array_like=True, tag=20):
+class Transaction(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=20):
     """One transactional id (rules T1, T2, D8).
 
     ``logs`` and ``groups`` are what the open transaction has touched. ``last_epoch`` is the epoch before the newest bump
@@ -107,7 +108,7 @@ class TransactionForgotten(msgspec.Struct, frozen=True, array_like=True, tag=21)
     id: str
 
 
-class WrittenBatch(msgspec.Struct, frozen=True, array_like=True):
+class WrittenBatch(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One of the last batches of a producer on a partition, for the duplicate check (rule P1)."""
 
     sequence_first: int
@@ -116,7 +117,7 @@ class WrittenBatch(msgspec.Struct, frozen=True, array_like=True):
     timestamp_ms: int
 
 
-class Producer(msgspec.Struct, frozen=True, array_like=True, tag=30):
+class Producer(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=30):
     """What a partition knows of a producer: newest epoch, the window of its last batches, its open transaction."""
 
     log: LogId
@@ -168,7 +169,7 @@ class LogStart(msgspec.Struct, frozen=True, array_like=True, tag=33):
     offset: int
 
 
-class GroupOffset(msgspec.Struct, frozen=True, array_like=True, tag=40):
+class GroupOffset(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=40):
     """A committed offset. ``version`` is the State's version when it was decided: later wins (rule O1)."""
 
     group: str
@@ -190,14 +191,14 @@ class GroupOffsetDeleted(msgspec.Struct, frozen=True, array_like=True, tag=41):
     partition: int
 
 
-class PendingOffset(msgspec.Struct, frozen=True, array_like=True, tag=42):
+class PendingOffset(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=42):
     """An offset committed inside an open transaction: invisible until the commit, gone at the abort (rule O1)."""
 
     producer_id: ProducerId
     offset: GroupOffset
 
 
-class PendingOffsetsSettled(msgspec.Struct, frozen=True, array_like=True, tag=43):
+class PendingOffsetsSettled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=43):
     """The producer's pending offsets in the group are over, whatever the outcome."""
 
     group: str

@@ -71,22 +71,19 @@ class Buffers:
 class Framing:
     """The frames of one connection. After ``broken`` is set, what comes is ignored."""
 
-    __slots__ = ("_buffers", "_own", "_rest", "_size", "broken", "filled")
+    __slots__ = ("_buffers", "_own", "_rest", "_size", "broken", "filled", "is_unfinished")
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
         self._rest = b""
         self._own: bytearray | None = None
+        #: Whether a frame has begun that is not whole.
+        self.is_unfinished = False
         self._size = 0
         #: Bytes of the unfinished frame that are here.
         self.filled = 0
         #: Set when what came is no frame.
         self.broken: WireError | None = None
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether a frame has begun that is not whole."""
-        return self._own is not None
 
     def room(self) -> memoryview:
         """Where the next bytes are to be put; never empty."""
@@ -139,6 +136,7 @@ class Framing:
         assert self._own is not None, "no unfinished frame"
         self._buffers.bytes_under_way -= min(self._size, len(self._own))
         self._own = None
+        self.is_unfinished = False
 
     def _cut(self, data: Any, end: int) -> list[Frame]:
         if self._rest:
@@ -166,6 +164,7 @@ class Framing:
         own = self._buffers.take(size)
         own[: len(data)] = data
         self._own, self._size, self.filled = own, size, len(data)
+        self.is_unfinished = True
         self._buffers.bytes_under_way += min(size, len(own))
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kio.serial import entity_reader
 from kio.serial.errors import SerialError
 
 from oncelog.model.errors import WireError
 from oncelog.model.limits import ARRAY_ELEMENTS_MAX
+from oncelog.model.values import Value
 from oncelog.wire.checking import Checker, Cut, check_tagged, make_checker, without
 from oncelog.wire.shapes import message_class, shape_of
 
@@ -41,7 +42,7 @@ class UnservedError(WireError):
     """An API or a version that this broker doesn't serve. As Kafka, the server closes the connection."""
 
 
-class Request(NamedTuple):
+class Request(Value, frozen=True, gc=False):
     """One request. ``body`` is kio's entity of that version; None for ApiVersions in a version that nobody knows yet."""
 
     api_key: int
@@ -51,7 +52,7 @@ class Request(NamedTuple):
     body: Any
 
 
-class _Form(NamedTuple):
+class _Form(Value, frozen=True, gc=False):
     """How to read one API and version."""
 
     has_flexible_header: bool

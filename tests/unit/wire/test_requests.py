@@ -9,7 +9,7 @@ import pytest
 from oncelog.model.errors import WireError
 from oncelog.model.limits import ARRAY_ELEMENTS_MAX
 from oncelog.wire.checking import encode_varint, varint
-from oncelog.wire.requests import UnservedError, read_request
+from oncelog.wire.requests import Request, UnservedError, read_request
 
 BOUNDS = {0: (3, 13), 1: (4, 18), 3: (0, 13), 18: (0, 4), 66: (0, 2)}
 
@@ -21,7 +21,7 @@ def head(api_key: int, version: int, client_id: bytes | None = b"c") -> bytes:
 
 def test_a_header_with_client_id() -> None:
     request = read_request(head(3, 1) + struct.pack(">i", -1), BOUNDS)
-    assert request[:4] == (3, 1, 7, "c")
+    assert (request.api_key, request.version, request.correlation_id, request.client_id) == (3, 1, 7, "c")
     assert request.body.topics is None
 
 
@@ -53,7 +53,7 @@ def test_an_unknown_version_is_unserved(version: int) -> None:
 def test_a_newer_api_versions_is_let_through_without_a_body() -> None:
     """KIP-511: whatever its form may be, the answer is version 0."""
     request = read_request(head(18, 77) + b"\xff" * 9, BOUNDS)
-    assert request == (18, 0, 7, None, None)
+    assert request == Request(18, 0, 7, None, None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ Each partition is a decision and an entry of its own, as each has its own error;
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from oncelog.broker.call import Call
@@ -16,7 +16,7 @@ from oncelog.engine.decision import Level
 from oncelog.engine.partitions import Written, decide_append
 from oncelog.engine.state import Log
 from oncelog.engine.transactions import Session
-from oncelog.model.batch import BatchHeader, check_batch
+from oncelog.model.batch import TRANSACTIONAL, BatchHeader, check_batch
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import Position
 from oncelog.wire.hot import produce_reply
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: From this version on a reply may say in words what is wrong.
 _MESSAGE_VERSION = 8
 _ID_VERSION = 13
+#: Looked up once: a member of an Enum costs more to find than a batch's CRC to compute.
+_UNKNOWN_PARTITION: Final = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 _Answer = tuple[int, int, int, int, int, str | None]
 
@@ -47,16 +49,15 @@ def produce(broker: Broker, call: Call) -> None:
             call.peer.close("its client closed it while a transactional request was under way (D4)")
             return
         _note_connection(broker, call, session)
-    level, position = Level.NOTHING, Position(0)
+    level, position, now_ms = Level.NOTHING, Position(0), broker.now_ms()
     topics: list[tuple[str | UUID, list[_Answer]]] = []
     for name, partitions in checked:
         answers: list[_Answer] = []
         for index, log, batch in partitions:
-            answer, reached = _append(broker, call, index, log, batch)
+            answer, level_wanted, position_wanted = _append(broker, call, index, log, batch, now_ms)
             answers.append(answer)
-            if reached is not None:
-                level = max(level, reached[0])
-                position = max(position, reached[1])
+            level = level_wanted if level_wanted > level else level
+            position = position_wanted if position_wanted > position else position
         topics.append((name, answers))
     if call.is_expecting_reply:
         broker.reply_at(level, position, call, produce_reply(call.version, topics))
@@ -82,12 +83,11 @@ def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None
     for topic in request.topic_data:
         if call.version >= _ID_VERSION:
             key = topic.topic_id
-            name, unknown = state.topic_names.get(key, ""), ErrorCode.UNKNOWN_TOPIC_ID
+            name = state.topic_names.get(key, "")
+            unknown = _UNKNOWN_PARTITION if name in state.topics else ErrorCode.UNKNOWN_TOPIC_ID
         else:
             key = name = topic.name
-            unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        if name in state.topics:
-            unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+            unknown = _UNKNOWN_PARTITION
         partitions: list[tuple[int, Log | ErrorCode, tuple[BatchHeader, Any] | Refusal]] = []
         for part in topic.partition_data:
             log = state.log_of(name, part.index)
@@ -95,7 +95,7 @@ def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None
             try:
                 header = check_batch(part.records, bytes_max=log.settings.batch_bytes_max if log else 2**31)
                 batch = header, part.records
-                if header.is_transactional:
+                if header.attributes & TRANSACTIONAL:
                     if request.transactional_id is None:
                         raise Refusal(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "no transactional id (P5)")
                     if session is not None and session.producer_id != header.producer_id:
@@ -124,8 +124,8 @@ def _note_connection(broker: Broker, call: Call, session: Session) -> None:
 
 
 def _append(
-    broker: Broker, call: Call, index: int, log: Log | ErrorCode, batch: tuple[BatchHeader, Any] | Refusal
-) -> tuple[_Answer, tuple[Level, Position] | None]:
+    broker: Broker, call: Call, index: int, log: Log | ErrorCode, batch: tuple[BatchHeader, Any] | Refusal, now_ms: int
+) -> tuple[_Answer, Level, Position]:
     """Write one batch, or say why not; with what the answer must wait for."""
     try:
         if isinstance(log, ErrorCode):
@@ -142,20 +142,20 @@ def _append(
             data,
             transactional_id=call.request.transactional_id,
             version=call.version,
-            now_ms=broker.now_ms(),
+            now_ms=now_ms,
         )
     except Refusal as no:
         code = broker.refused(call, no)
         message = no.why if call.version >= _MESSAGE_VERSION else None
         # What refused it may not be synced yet: wait, so that a crash can't make the answer untrue (rule D2).
-        return (index, code, -1, -1, -1, message), (Level.SYNCED, broker.storage.position_appended)
+        return (index, code, -1, -1, -1, message), Level.SYNCED, broker.storage.position_appended
     written: Written = decision.reply
     if decision.batches:
-        position = broker.lane.commit(decision, broker.now_ms())
+        position = broker.lane.commit(decision, now_ms)
     else:
         position = broker.storage.position_appended
     answer = (index, 0, written.offset_base, written.append_time_ms, log.offset_start, None)
-    return answer, (decision.level, position)
+    return answer, decision.level, position
 
 
 def _reply_same(call: Call, no: Refusal) -> None:
