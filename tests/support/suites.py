@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 SUITES = Path(__file__).resolve().parents[1] / "conformance" / "suites"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "oncelog-suites"
@@ -81,7 +83,7 @@ def ended(process: subprocess.Popen[str], seconds_max: float) -> Ran:
     return Ran(process.returncode, out, err)
 
 
-def killed(process: subprocess.Popen[str]) -> None:
+def killed(process: subprocess.Popen[Any]) -> None:
     """SIGKILL for the whole group; it was started by `started` and is not yet waited for."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -188,6 +190,21 @@ def go_test(module: str, package: str) -> Path:
     return kept(f"go-{module.rsplit('/', 1)[1]}-{package.replace('/', '-')}", [module, version, package], make)
 
 
+def tell(line: str) -> None:
+    """One line for whoever watches ``make suites``."""
+    sys.stdout.write(line + "\n")
+
+
+_VERDICT = re.compile(r"^(PASS|FAIL) (\w+)(?:: (.*))?$", re.MULTILINE)
+
+
+def verdicts(out: str) -> tuple[list[str], dict[str, str]]:
+    """What our own scenario programs print: those that passed, and those that failed with the reason."""
+    found = _VERDICT.findall(out)
+    passed = [name for verdict, name, _ in found if verdict == "PASS"]
+    return passed, {name: why for verdict, name, why in found if verdict == "FAIL"}
+
+
 def must_pass(suite: str) -> set[str]:
     """The allow-list of a suite: what has passed once must pass for ever. It only grows."""
     lines = (SUITES / "must-pass" / f"{suite}.txt").read_text(encoding="utf-8").splitlines()
@@ -202,12 +219,12 @@ def judge(suite: str, passed: Iterable[str], failed: Mapping[str, str]) -> None:
     """
     passed, wanted = set(passed), must_pass(suite)
     findings = (SUITES.parents[2] / "FINDINGS.md").read_text(encoding="utf-8")
-    sys.stdout.write(f"{suite}: {len(passed)} passed, {len(failed)} failed, {len(wanted)} must pass\n")
+    tell(f"{suite}: {len(passed)} passed, {len(failed)} failed, {len(wanted)} must pass")
     broken = {name: failed.get(name, "it did not run") for name in sorted(wanted - passed)}
     assert not broken, f"{suite}: " + "\n".join(f"{name}: {why}" for name, why in broken.items())
-    grown = f"{suite}: passes now, add to must-pass/{suite}.txt: {sorted(passed - wanted)}\n"
+    grown = f"{suite}: passes now, add to must-pass/{suite}.txt: {sorted(passed - wanted)}"
     if passed - wanted:
         assert not IS_LONG, grown
-        sys.stdout.write(grown)
+        tell(grown)
     untold = {name: why for name, why in failed.items() if name not in findings}
     assert not untold, f"{suite}: fails, and FINDINGS.md has no word about it: {untold}"

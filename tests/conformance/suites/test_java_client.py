@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from tests.support.fixtures import Broker
-from tests.support.suites import classes, java, judge, run
+from tests.support.suites import classes, java, judge, run, verdicts
 
 pytestmark = [pytest.mark.client("java"), pytest.mark.needs("java")]
-
-LINE = re.compile(r"^(PASS|FAIL) (\w+)(?:: (.*))?$", re.MULTILINE)
 
 
 def test_scenarios(broker: Broker) -> None:
     """T2-T6, T10, T11, O1-O3, R1-R5 as the Java client meets them; it speaks the second protocol (TV2)."""
     ran = run(java(classes(), "Main", broker.bootstrap), 300)
-    found = LINE.findall(ran.checked())
-    passed = [name for verdict, name, _ in found if verdict == "PASS"]
-    judge("java-client", passed, {name: why for verdict, name, why in found if verdict == "FAIL"})
+    judge("java-client", *verdicts(ran.checked()))
