@@ -190,6 +190,19 @@ def go_test(module: str, package: str) -> Path:
     return kept(f"go-{module.rsplit('/', 1)[1]}-{package.replace('/', '-')}", [module, version, package], make)
 
 
+@cache
+def go_program(name: str, module: str) -> Path:
+    """Our own program go/NAME.go, built with the pinned version of the one module that it uses."""
+    source, version = (SUITES / "go" / f"{name}.go").read_text(encoding="utf-8"), VERSIONS["go"][module]
+
+    def make(folder: Path) -> None:
+        (folder / "main.go").write_text(source, encoding="utf-8")
+        for words in (["mod", "init", name], ["get", f"{module}@{version}"], ["build", "-o", name, "."]):
+            run(["go", *words], GET_SECONDS_MAX, cwd=folder, variables={"GOFLAGS": "-buildvcs=false"}).checked()
+
+    return kept(f"go-{name}", [source, module, version], make) / name
+
+
 def tell(line: str) -> None:
     """One line for whoever watches ``make suites``."""
     sys.stdout.write(line + "\n")
