@@ -96,7 +96,7 @@ class ConsumerGroup(msgspec.Struct, frozen=True):
     @property
     def topics(self) -> frozenset[str]:
         """What its members read; made anew at each call."""
-        return frozenset().union(*(topics_of(member, self.matches) for member in self.members.values()))
+        return frozenset().union(*set(topics_by_member(self.members, self.matches).values()))
 
     @property
     def state(self) -> str:
@@ -110,9 +110,19 @@ class ConsumerGroup(msgspec.Struct, frozen=True):
         return "Reconciling"
 
 
-def topics_of(member: ConsumerMember, matches: dict[str, frozenset[str]]) -> frozenset[str]:
-    """The topics that a member subscribes to, by name and by its pattern."""
-    return frozenset(member.topics) | matches.get(member.pattern, frozenset())
+def topics_by_member(
+    members: dict[str, ConsumerMember], matches: dict[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    """The topics that each member subscribes to, by name and by its pattern; one set for all that say the same."""
+    made: dict[tuple[tuple[str, ...], str], frozenset[str]] = {}
+    found: dict[str, frozenset[str]] = {}
+    for member in members.values():
+        said = (member.topics, member.pattern)
+        topics = made.get(said)
+        if topics is None:
+            topics = made[said] = frozenset(member.topics) | matches.get(member.pattern, frozenset())
+        found[member.id] = topics
+    return found
 
 
 class _ConsumerBody(msgspec.Struct, frozen=True, array_like=True):

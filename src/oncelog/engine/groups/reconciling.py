@@ -27,7 +27,7 @@ from oncelog.engine.groups.consumer import (
     MemberState,
     consumer_row,
     member_row,
-    topics_of,
+    topics_by_member,
 )
 from oncelog.engine.groups.subscriptions import matches_of
 from oncelog.engine.groups.values import Beat
@@ -55,12 +55,16 @@ class ConsumerDraft:
 
     def decision(self, reply: Any = None) -> Decision:
         """What the steps come to. The reply waits for all that is applied: none of it may be taken back (rule D2)."""
-        group, before = self._group(), self.before
+        before = self.before
         rows = list(self._rows.values())
-        if (group.epoch, group.assignment_epoch) != (before.epoch, before.assignment_epoch) or self._is_changed:
+        is_new = (self.epoch, self.assignment_epoch) != (before.epoch, before.assignment_epoch)
+        is_looked_at = self.catalog_version != before.catalog_version
+        if not (rows or is_new or is_looked_at or self.rebalance_due_ms is not before.rebalance_due_ms):
+            return Decision(level=Level.SYNCED, reply=reply, volatile=tuple(self._beats))
+        group = self._group()
+        if is_new or self._is_changed:
             rows.append(consumer_row(group))
-        volatile = (group, *self._beats) if group != before else tuple(self._beats)
-        return Decision(tuple(rows), level=Level.SYNCED, reply=reply, volatile=volatile)
+        return Decision(tuple(rows), level=Level.SYNCED, reply=reply, volatile=(group, *self._beats))
 
     def _group(self) -> ConsumerGroup:
         before = self.before
@@ -128,7 +132,7 @@ class ConsumerDraft:
         self.catalog_version = self.catalog.catalog_version
         topics = self.catalog.topics
         matches = matches_of((member.pattern for member in self.members.values()), topics)
-        names = {name for member in self.members.values() for name in topics_of(member, matches)}
+        names = frozenset[str]().union(*set(topics_by_member(self.members, matches).values()))
         partitions = frozenset(log for name in names if name in topics for log in topics[name].logs)
         if matches != self.matches or partitions != self.partitions:
             self.matches, self.partitions = matches, partitions
@@ -139,11 +143,12 @@ class ConsumerDraft:
         """Make the target of the group's epoch, unless it is there."""
         if self.assignment_epoch == self.epoch:
             return
+        topics = topics_by_member(self.members, self.matches)
         readers = [
-            Reader(one.id, one.instance_id, topics_of(one, self.matches), self.targets.get(one.id, NO_PARTITIONS))
+            Reader(one.id, one.instance_id, topics[one.id], self.targets.get(one.id, NO_PARTITIONS))
             for one in self.members.values()
         ]
-        names = frozenset[str]().union(*(reader.topics for reader in readers))
+        names = frozenset[str]().union(*set(topics.values()))
         logs = {name: self.catalog.topics[name].logs for name in names if name in self.catalog.topics}
         self.assignor = self._preferred_assignor()
         self.targets = ASSIGNORS[self.assignor](readers, logs)
