@@ -41,11 +41,13 @@ def whole(kind: str) -> st.SearchStrategy[int]:
     return st.sampled_from((2, 4)) | st.integers(-3, 9) | st.sampled_from((8, 16, 32)) | st.integers(-bound, bound - 1)
 
 
-def scalar(kafka_type: str, known: list[uuid.UUID]) -> st.SearchStrategy[Any]:
+def scalar(kafka_type: str, known: list[uuid.UUID], texts: st.SearchStrategy[str] = TEXTS) -> st.SearchStrategy[Any]:
     if kafka_type in NUMBERS:
         return whole(kafka_type)
     if kafka_type == "string":
-        return TEXTS
+        return texts
+    if kafka_type == "bytes":
+        return st.binary(max_size=30)
     if kafka_type == "bool":
         return st.booleans()
     if kafka_type == "uuid":
@@ -55,17 +57,17 @@ def scalar(kafka_type: str, known: list[uuid.UUID]) -> st.SearchStrategy[Any]:
     raise NotImplementedError(kafka_type)
 
 
-def entity(draw: st.DrawFn, kind: type[Any], known: list[uuid.UUID]) -> Any:
+def entity(draw: st.DrawFn, kind: type[Any], known: list[uuid.UUID], texts: st.SearchStrategy[str] = TEXTS) -> Any:
     values = {}
     for item in fields(kind):
         inner, is_array, is_optional = _inner(item)
         if is_optional and draw(st.integers(0, 4)) == 0:
             values[item.name] = None
         elif hasattr(inner, "__dataclass_fields__"):
-            some = [entity(draw, inner, known) for _ in range(draw(st.integers(0, 3)) if is_array else 1)]
+            some = [entity(draw, inner, known, texts) for _ in range(draw(st.integers(0, 3)) if is_array else 1)]
             values[item.name] = tuple(some) if is_array else some[0]
         else:
-            one = scalar(item.metadata["kafka_type"], known)
+            one = scalar(item.metadata["kafka_type"], known, texts)
             values[item.name] = draw(st.lists(one, max_size=3).map(tuple)) if is_array else draw(one)
     return kind(**values)
 

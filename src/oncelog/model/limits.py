@@ -68,7 +68,7 @@ PATTERN_CHARACTERS_MAX: Final = 1_000
 #: Bytes that a compiled regular expression, with what it remembers while it matches, may take.
 PATTERN_BYTES_MAX: Final = 1_048_576
 #: Different regular expressions of one group's members; each is tried on every topic when topics change (1 µs a topic).
-PATTERNS_PER_GROUP_MAX: Final = 20
+PATTERNS_PER_GROUP_MAX: Final = 10
 #: Committed offsets of one group.
 GROUP_OFFSETS_MAX: Final = 100_000
 #: Characters of the metadata beside a committed offset; Kafka's offset.metadata.max.bytes.
