@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 CONNECTIONS_MAX: Final = 32
 REQUEST_BYTES_MAX: Final = 8_192
@@ -68,12 +68,11 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: AdminServer) -> None:
         self._server = server
         self._received = bytearray()
-        self._transport: asyncio.Transport | None = None
+        self._transport: Any = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport  # uvloop's is no asyncio.Transport
         connections = self._server.connections
         connections.add(self)
         self._timer = asyncio.get_running_loop().call_later(REQUEST_SECONDS_MAX, self.abort)
@@ -101,7 +100,6 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _answer(self, answer: Answer) -> None:
-        assert self._transport is not None
         head = (
             f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}\r\n"
             f"Content-Type: {answer.content_type}\r\n"

@@ -64,10 +64,8 @@ class Node:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._bug)
         with contextlib.ExitStack() as undo:
-            sockets = reserve(self.settings.listen)
-            admin_sockets = reserve(self.settings.metrics) if self.settings.metrics is not None else []
-            for reserved in (*sockets, *admin_sockets):
-                undo.callback(reserved.close)
+            sockets = _reserved(undo, self.settings.listen)
+            admin_sockets = _reserved(undo, self.settings.metrics) if self.settings.metrics is not None else []
             self.port = sockets[0].getsockname()[1]
             broker = self._open(loop)
             undo.callback(self._let_go)
@@ -239,6 +237,13 @@ def reserve(address: Address) -> list[socket.socket]:
     for one in bound:
         one.close()
     raise _taken(address, problem)
+
+
+def _reserved(undo: contextlib.ExitStack, address: Address) -> list[socket.socket]:
+    sockets = reserve(address)
+    for one in sockets:
+        undo.callback(one.close)
+    return sockets
 
 
 def _taken(address: Address, problem: OSError | None) -> AddressError:

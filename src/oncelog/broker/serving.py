@@ -55,6 +55,7 @@ async def _serve(settings: Settings, log: Log, began_ns: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, _Stopping(loop, ended, log))
     gc.freeze()
+    _warn(settings, log)
     _say_ready(node, began_ns)
     failure = await ended
     try:
@@ -89,6 +90,12 @@ class _Stopping:
 def _end_at_once(number: int, frame: Any) -> None:
     del number, frame
     os._exit(0)
+
+
+def _warn(settings: Settings, log: Log) -> None:
+    for address in (settings.listen, settings.metrics):
+        if address is not None and not address.is_loopback:
+            log.warning("anybody who reaches this address may read and write: no TLS, no login", address=str(address))
 
 
 def _say_ready(node: Node, began_ns: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oncelog.broker.log_lines import LogLines
 from oncelog.broker.serving import Ended, serve
-from oncelog.broker.settings import AddressError, Settings, parse_assignments, parse_properties, settings_of
+from oncelog.broker.settings import AddressError, parse_assignments, parse_properties, settings_of
 from oncelog.cli.failures import CommandError, ExitCode
 from oncelog.model.errors import SettingError, StorageError
 
@@ -40,7 +40,6 @@ def serve_forever(
         )
     except SettingError as error:
         raise CommandError(ExitCode.USAGE, str(error)) from None
-    _warn(settings, log)
     try:
         serve(settings, log, began_ns=_began_ns())
     except AddressError as error:
@@ -75,12 +74,6 @@ def _read(config: Path | None) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise SettingError(f"can't read the settings file {config}: {why}. Check the path after --config.") from None
-
-
-def _warn(settings: Settings, log: LogLines) -> None:
-    for address in (settings.listen, settings.metrics):
-        if address is not None and not address.is_loopback:
-            log.warning("anybody who reaches this address may read and write: no TLS, no login", address=str(address))
 
 
 def _began_ns() -> int:

@@ -18,6 +18,8 @@ FORMAT_VERSION: Final = 1
 _FORMAT_FILE: Final = "format"
 _LOCK_FILE: Final = "lock"
 _BOOT_FILE: Final = "boot"
+#: What may be in a folder that has no format: an interrupted first start, and what a file system puts there.
+_BEFORE_FORMAT: Final = frozenset((_LOCK_FILE, "journal", "segments", f"{_FORMAT_FILE}.new", "lost+found"))
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -60,6 +62,7 @@ class Folder:
         try:
             text = (self.path / _FORMAT_FILE).read_text(encoding="ascii", errors="replace")
         except FileNotFoundError:
+            self._check_empty()
             return
         name, _, version = text.strip().partition(" ")
         if name != "oncelog" or not version.isdecimal():
@@ -68,6 +71,17 @@ class Folder:
             raise StorageError(
                 f"The data folder {self.path} has format {version}, this release reads up to {FORMAT_VERSION}: "
                 "use the newer release that wrote it."
+            )
+
+    def _check_empty(self) -> None:
+        """A folder without a format must be new: nobody's letters are to lie among the journal's files."""
+        if not self.path.exists():
+            return
+        others = sorted(path.name for path in self.path.iterdir() if path.name not in _BEFORE_FORMAT)
+        others = [name for name in others if not name.startswith(".")]
+        if others:
+            raise StorageError(
+                f"The data folder {self.path} is not oncelog's: it holds {others[0][:80]!r}. Name an empty or a new folder."
             )
 
     def _take_lock(self) -> None:
