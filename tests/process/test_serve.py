@@ -333,6 +333,17 @@ def test_a_log_in_json(tmp_path: Path) -> None:
     assert any(line["level"] == "warning" and "no TLS" in line["event"] for line in lines)
 
 
+def test_as_many_files_as_may_be_open(tmp_path: Path) -> None:
+    """A connection is an open file: the usual soft limit is no limit here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+    try:
+        with serving("--durability", "memory") as (process, _):
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0] == hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_nothing_is_kept_in_memory_only(tmp_path: Path) -> None:
     with serving("--durability", "memory") as (process, ready):
         assert (ready["data"], ready["durability"]) == ("-", "memory")

@@ -26,6 +26,7 @@ from oncelog.model.limits import (
     FRAME_BYTES_TOTAL_MAX,
     FRAME_STALL_SECONDS_MAX,
     REPLY_BYTES_PENDING_MAX,
+    REPLY_BYTES_TOTAL_MAX,
     REPLY_STALL_SECONDS_MAX,
     REQUESTS_IN_FLIGHT_MAX,
 )
@@ -256,6 +257,13 @@ class Connection(asyncio.BufferedProtocol, Peer):
             self._transport.write(b"".join(out))
         else:
             self._transport.writelines(out)
+        if pending := self._transport.get_write_buffer_size():
+            self._server.untaken(self, pending)
+
+    @property
+    def bytes_untaken(self) -> int:
+        """Bytes of replies that the client has not taken."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -350,6 +358,9 @@ class Server:
         self._loop, self._on_bug, self._connections_max = loop, on_bug, connections_max
         self._listening: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
+        #: Those with replies that were not taken at once, the oldest first, and how much the last look showed.
+        self._untaken: dict[Connection, int] = {}
+        self._untaken_bytes = 0
         #: Those with an unfinished frame, the oldest first.
         self._unfinished: dict[Connection, None] = {}
         self._dirty: list[Connection] = []
@@ -429,6 +440,7 @@ class Server:
         """A connection is gone."""
         self._connections.discard(connection)
         self._unfinished.pop(connection, None)
+        self._untaken_bytes -= self._untaken.pop(connection, 0)
         self.meters.disconnected()
 
     def unfinished(self, connection: Connection, *, is_unfinished: bool) -> None:
@@ -441,6 +453,24 @@ class Server:
             oldest = next(iter(self._unfinished))
             del self._unfinished[oldest]
             oldest.abort("too many bytes of unfinished requests, and its own is the oldest")
+
+    def untaken(self, connection: Connection, pending: int) -> None:
+        """A connection has not taken its replies. If all together leave too much, who has owed for longest must go."""
+        self._untaken_bytes += pending - self._untaken.get(connection, 0)
+        self._untaken[connection] = pending
+        if self._untaken_bytes <= REPLY_BYTES_TOTAL_MAX:
+            return
+        self._look_at_untaken()
+        while self._untaken_bytes > REPLY_BYTES_TOTAL_MAX:
+            oldest = next(iter(self._untaken))
+            self._untaken_bytes -= self._untaken.pop(oldest)
+            oldest.abort("too many bytes of replies that nobody takes, and it has not taken its own for longest")
+
+    def _look_at_untaken(self) -> None:
+        """Many have taken theirs since."""
+        now = {connection: connection.bytes_untaken for connection in self._untaken}
+        self._untaken = {connection: pending for connection, pending in now.items() if pending}
+        self._untaken_bytes = sum(self._untaken.values())
 
     def mark(self, connection: Connection) -> None:
         """A connection has something to do at the end of this turn."""
@@ -465,6 +495,7 @@ class Server:
         now = self._loop.time()
         for connection in list(self._connections):
             connection.sweep(now)
+        self._look_at_untaken()
         if self._connections:
             self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 

@@ -8,8 +8,10 @@ and recovery can be begun anew at any time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import resource
 import signal
 import sys
 import time
@@ -49,6 +51,7 @@ async def _serve(settings: Settings, log: Log, began_ns: int) -> None:
     ended: asyncio.Future[BaseException | None] = loop.create_future()
     for number in _SIGNALS:
         signal.signal(number, _end_at_once)
+    _allow_open_files()
     node = Node(settings, log)
     node.on_failure = lambda error: None if ended.done() else ended.set_result(error)
     await node.start()
@@ -90,6 +93,15 @@ class _Stopping:
 def _end_at_once(number: int, frame: Any) -> None:
     del number, frame
     os._exit(0)
+
+
+def _allow_open_files() -> None:
+    """As many open files as this process may ask for: each connection is one, and the usual 1,024 are soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # Where the system has no more than it says (macOS), the limit stays.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _warn(settings: Settings, log: Log) -> None:

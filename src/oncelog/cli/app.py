@@ -10,10 +10,10 @@ from typing import Annotated, Final, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 import oncelog
+from oncelog.cli import groups, topics, transactions
 from oncelog.cli.failures import CommandError, ExitCode
-
-_BOOTSTRAP: Final = "127.0.0.1:9092"
-_ADMIN: Final = "127.0.0.1:9464"
+from oncelog.cli.options import BOOTSTRAP, AsJson, Bootstrap
+from oncelog.model.errors import SettingError
 
 _HELP: Final = """Kafka's protocol with complete exactly-once semantics, in one process and one folder.
 
@@ -22,8 +22,8 @@ Begin with `oncelog serve`, then point any Kafka client at 127.0.0.1:9092. Each 
 """
 
 app = App(name="oncelog", help=_HELP, version=oncelog.__version__, version_format="plaintext")
-topics_app = App(name="topics", help="List, create and delete topics of a running broker.")
-app.command(topics_app)
+for part in (topics.app, groups.app, transactions.app):
+    app.command(part)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +33,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = app(words, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
         print(f"oncelog: {_sentence(error)} See `{_asked(words)} --help`.", file=sys.stderr)
+        return ExitCode.USAGE
+    except SettingError as error:
+        print(f"oncelog: {error}", file=sys.stderr)
         return ExitCode.USAGE
     except CommandError as error:
         print(f"oncelog: {error}", file=sys.stderr)
@@ -102,7 +105,7 @@ def serve(
     config
         A file of settings in the form of Kafka's server.properties. Options and --set win over it.
     metrics
-        HOST:PORT for /metrics (Prometheus), /healthz and /transactions. Default: none.
+        HOST:PORT for /metrics (Prometheus), /healthz, /transactions and /fences. Default: none.
     log_format
         One line an event, as text or JSON.
     log_level
@@ -123,3 +126,37 @@ def serve(
         log_format=log_format,
         log_level=log_level,
     )
+
+
+@app.command(name="log")
+def log_(
+    topic: str,
+    /,
+    *,
+    partition: int = 0,
+    from_: Annotated[int | None, Parameter(name="--from")] = None,
+    count: int = 1_000,
+    bootstrap: Bootstrap = BOOTSTRAP,
+    json: AsJson = False,
+) -> None:
+    """Show the batches of a partition as they lie there: offsets, producers, sequences, transactions and their ends.
+
+    FATE says what became of a transactional batch: committed, aborted, or open still; of a control batch what it says. An
+    open one with everything behind it hidden from read_committed readers is what `oncelog transactions list` is about.
+
+    Try: oncelog log orders --partition 2 --from 4711 --count 50
+
+    Parameters
+    ----------
+    topic
+        The topic's name.
+    partition
+        The partition's number.
+    from_
+        The first offset. Default: the first that is kept.
+    count
+        So many batches at most; what comes behind is only searched for the ends of their transactions.
+    """
+    from oncelog.cli.dump import dump
+
+    dump(topic, partition, offset_from=from_, count=count, bootstrap=bootstrap, is_json=json)

@@ -15,6 +15,8 @@ CONNECTIONS_MAX: Final = 10_000
 REQUESTS_IN_FLIGHT_MAX: Final = 100
 #: Bytes of replies that one connection has not taken yet; above it nothing more is read from it.
 REPLY_BYTES_PENDING_MAX: Final = 16 * 1024 * 1024
+#: Bytes of replies that all connections together may leave untaken; above it the one that owes longest is closed.
+REPLY_BYTES_TOTAL_MAX: Final = 512 * 1024 * 1024
 #: Seconds that a connection may hold its replies back before it is closed.
 REPLY_STALL_SECONDS_MAX: Final = 60
 #: Seconds in which a connection that has begun a frame must send some more of it.

@@ -99,6 +99,11 @@ def too_many(count: int) -> WireError:
     return WireError(f"an array of {count} elements, more than the bytes or the bounds allow")
 
 
+def no_array() -> WireError:
+    """What to raise for a null where there must be an array."""
+    return WireError("a null array where the protocol has none")
+
+
 def make_checker(shape: Shape) -> Checker:
     """The checker of a message's body."""
     source = _Source()
@@ -118,6 +123,7 @@ class _Source:
         self._skipped = 0
         self.names: dict[str, Any] = {
             "varint": varint, "int32": _INT32, "check_tagged": check_tagged, "too_many": too_many,
+            "no_array": no_array,
         }  # fmt: skip
 
     def text(self) -> str:
@@ -165,7 +171,7 @@ class _Source:
 
     def _field(self, field: FieldShape, is_flexible: bool, *, is_nullable: bool) -> None:
         if field.is_array:
-            self._array(field, is_flexible)
+            self._array(field, is_flexible, is_nullable=is_nullable)
         elif field.entity is not None:
             self._entity(field.entity, is_nullable=is_nullable)
         else:
@@ -183,7 +189,7 @@ class _Source:
         self._flush()
         self._depth -= 1
 
-    def _array(self, field: FieldShape, is_flexible: bool) -> None:
+    def _array(self, field: FieldShape, is_flexible: bool, *, is_nullable: bool) -> None:
         self._flush()
         if is_flexible:
             self._compact_length()
@@ -191,6 +197,8 @@ class _Source:
         else:
             self._line("n = int32(d, i)[0]")
             self._line("i += 4")
+        if not is_nullable:  # kio reads a null there, which no handler expects
+            self._line("if n < 0: raise no_array()")
         self._line("if n > 0:")
         self._depth += 1
         self._line("left -= n")
