@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from oncelog.testing import FaultDidNotHappen, Kafka, NotExactlyOnce, assert_exactly_once
+from oncelog.testing import DidNotFinish, FaultDidNotHappen, Kafka, NotExactlyOnce, assert_exactly_once
 from oncelog.testing.kafka import CLIENT_SETTINGS
 
 
@@ -280,9 +280,86 @@ def test_exactly_once_by_other_means(kafka: Kafka) -> None:
 def test_offsets_must_have_moved_too(kafka: Kafka) -> None:
     kafka.produce("in", {"1": "a"})
     kafka.produce("out", {"1": "A"})
-    with pytest.raises(NotExactlyOnce, match="group g is at 0 of in-0, which ends at 1"):
+    with pytest.raises(NotExactlyOnce, match=r"group g is at \{\} of in, which ends at \{0: 1\}"):
         assert_exactly_once(kafka, source="in", result="out", group="g")
     reader = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "g", **CLIENT_SETTINGS})
     reader.commit(offsets=[TopicPartition("in", 0, 1)], asynchronous=False)
     reader.close()
     assert_exactly_once(kafka, source="in", result="out", group="g")
+
+
+# -- running a service ------------------------------------------------------------------------------------------------
+
+COPIER = """
+import os, signal
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+at = {"bootstrap.servers": os.environ["KAFKA_BOOTSTRAP"], "log_level": 0}
+is_running = True
+
+def stop(*_):
+    global is_running
+    is_running = False
+
+signal.signal(signal.SIGTERM, stop)
+reader = Consumer({**at, "group.id": "copy", "auto.offset.reset": "earliest", "enable.auto.commit": False,
+                   "group.instance.id": "one", "isolation.level": "read_committed", "session.timeout.ms": 6000})
+producer = Producer({**at, "transactional.id": "copy"})
+producer.init_transactions()
+reader.subscribe(["in"])
+while is_running:
+    message = reader.poll(0.1)
+    if message is None or message.error():
+        continue
+    producer.begin_transaction()
+    producer.produce("out", message.value(), message.key())
+    place = TopicPartition(message.topic(), message.partition(), message.offset() + 1)
+    producer.send_offsets_to_transaction([place], reader.consumer_group_metadata())
+    producer.commit_transaction()
+reader.close()
+"""
+
+
+@pytest.mark.parametrize("api", ["TxnOffsetCommit", "EndTxn"])
+def test_a_service_is_killed_and_goes_on_until_it_is_done(kafka: Kafka, api: str) -> None:
+    """D1, O1: killed three times in the middle of its transactions, each result is there once."""
+    kafka.topic("in")
+    kafka.topic("out")
+    kafka.produce("in", {str(number): str(number) for number in range(20)})
+    with kafka.faults(kill_client_after=api, times=3):
+        ran = kafka.run([sys.executable, "-c", COPIER], group="copy", topics=["in"])
+    assert ran == (4, 3)
+    assert_exactly_once(kafka, source="in", result="out", group="copy")
+
+
+def test_a_service_that_forgets_its_offsets_is_found_out(kafka: Kafka) -> None:
+    """The assertion can fail: the same service with its offsets committed outside the transaction, after the results."""
+    careless = COPIER.replace(
+        "producer.send_offsets_to_transaction([place], reader.consumer_group_metadata())\n    producer.commit_transaction()",
+        "producer.commit_transaction()\n    reader.commit(offsets=[place], asynchronous=False)",
+    )
+    assert careless != COPIER
+    kafka.topic("in")
+    kafka.topic("out")
+    kafka.produce("in", {str(number): str(number) for number in range(10)})
+    with kafka.faults(kill_client_before="OffsetCommit"):
+        kafka.run([sys.executable, "-c", careless], group="copy", topics=["in"])
+    with pytest.raises(NotExactlyOnce, match="1 repeated"):
+        assert_exactly_once(kafka, source="in", result="out")
+
+
+def test_a_function_runs_in_a_process_of_its_own(kafka: Kafka) -> None:
+    def service() -> None:
+        write(transactional(kafka), "t", "from a child")
+        time.sleep(60)
+
+    assert kafka.run(service, until=lambda: "t" in kafka.topics() and len(values(kafka)) == 1) == (1, 0)
+
+
+def test_a_program_that_ends_is_told(kafka: Kafka) -> None:
+    with pytest.raises(DidNotFinish, match="exit code 3"):
+        kafka.run([sys.executable, "-c", "raise SystemExit(3)"], until=lambda: False)
+    with pytest.raises(DidNotFinish, match="still had work"):
+        kafka.run([sys.executable, "-c", "import time; time.sleep(60)"], until=lambda: False, seconds=0.5)
+    with pytest.raises(ValueError, match="say when it is done"):
+        kafka.run(["true"])

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from oncelog.testing.faults import FaultDidNotHappen as FaultDidNotHappen
     from oncelog.testing.kafka import Kafka as Kafka
     from oncelog.testing.kafka import Record as Record
+    from oncelog.testing.running import DidNotFinish as DidNotFinish
 
-__all__ = ["FaultDidNotHappen", "Kafka", "NotExactlyOnce", "Record", "assert_exactly_once"]
+__all__ = ["DidNotFinish", "FaultDidNotHappen", "Kafka", "NotExactlyOnce", "Record", "assert_exactly_once"]
 
 _PLACES = {
+    "DidNotFinish": "running",
     "FaultDidNotHappen": "faults",
     "Kafka": "kafka",
     "NotExactlyOnce": "exactly_once",

@@ -70,10 +70,8 @@ def _problem(what: str, counted: Counter[Hashable]) -> str:
 
 
 def _behind(kafka: Kafka, source: str, group: str) -> Iterable[str]:
-    committed = kafka.groups().get(group, {})
-    for partition, end in kafka.ends(source).items():
-        # The offset after the last record may be before its marker: both mean that everything was read.
-        last = max((record.offset for record in kafka.consume(source) if record.partition == partition), default=-1)
-        at = committed.get((source, partition), 0)
-        if at < last + 1:
-            yield f"  group {group} is at {at} of {source}-{partition}, which ends at {end}: offsets and results are apart"
+    if not kafka.is_read(group, [source]):
+        at = {
+            partition: offset for (topic, partition), offset in kafka.groups().get(group, {}).items() if topic == source
+        }
+        yield f"  group {group} is at {at} of {source}, which ends at {kafka.ends(source)}: offsets and results are apart"

@@ -12,7 +12,7 @@ Any client can use the broker, at ``kafka.bootstrap``. ``produce`` and ``consume
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from oncelog.broker import observe
@@ -20,6 +20,7 @@ from oncelog.broker.broker import Broker as Core
 from oncelog.engine.reading import offset_end
 from oncelog.testing.contents import Row, rows_of, shown
 from oncelog.testing.faults import Fault, Faults
+from oncelog.testing.running import Ran, run
 from oncelog.testing.staged import StagedBroker
 
 T = TypeVar("T")
@@ -187,6 +188,45 @@ class Kafka:
             }
 
         return self._on_loop(ask)
+
+    def is_read(self, group: str, topics: Iterable[str]) -> bool:
+        """Whether the group's committed offsets have come to the end of what a read_committed reader sees of the topics."""
+        committed = self.groups().get(group, {})
+        return all(
+            committed.get((topic, partition), 0) > last
+            for topic in topics
+            for partition, last in self._last_offsets(topic).items()
+        )
+
+    def _last_offsets(self, topic: str) -> dict[int, int]:
+        """In each partition the offset of the last record that may be read; partitions without any are not named."""
+        if topic not in self.topics():
+            return {}
+        return {row.partition: row.offset for row in self.rows(topic) if row.state in ("plain", "committed")}
+
+    # -- running a service --------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        program: Sequence[str] | Callable[[], object],
+        *,
+        group: str | None = None,
+        topics: Sequence[str] = (),
+        until: Callable[[], bool] | None = None,
+        seconds: float = 60.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> Ran:
+        """Run a service in a process of its own until its ``group`` has read all of ``topics``, or ``until`` says so.
+
+        ``program``: a command, or a function (a forked process; ``app.run``). A command finds the broker in the environment
+        variable KAFKA_BOOTSTRAP. Killed by a fault, it is started again. In the end it is stopped by SIGTERM. Raises
+        DidNotFinish.
+        """
+        if until is None and (group is None or not topics):
+            raise ValueError("say when it is done: group= and topics=, or until=")
+        is_done = until or (lambda: self.is_read(group or "", topics))
+        named = {"KAFKA_BOOTSTRAP": self.bootstrap, **(environment or {})}
+        return run(program, is_done=is_done, seconds=seconds, environment=named)
 
     def _on_loop(self, ask: Callable[[Core], T]) -> T:
         return self.broker.ask(ask)
