@@ -4,55 +4,20 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from inspect import GEN_CLOSED, getgeneratorstate
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from tests.contracts.world import batch, copied, joined, opened
 
 from oncelog.model.errors import StorageError
-from oncelog.model.ids import LogId, Position
+from oncelog.model.ids import LogId
 from oncelog.storage import FileStorage, MemoryDisk, MemoryStorage
 from oncelog.storage.contract import Entry, StoredBatch
-
-
-class Told:
-    def __init__(self) -> None:
-        self.position = 0
-        self.failures: list[StorageError] = []
-        self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
-
-    def turn(self) -> None:
-        """A turn of the loop."""
-        while not self.calls.empty():
-            self.calls.get()()
-
-    def synced(self, position: Position) -> None:
-        self.position = position
-
-    def failed(self, error: StorageError) -> None:
-        self.failures.append(error)
-
-
-def batch(log: int, offset: int, size: int, timestamp: int = 0, count: int = 1) -> StoredBatch:
-    data = (f"{log}/{offset}/".encode() * (size // 4 + 1))[:size]
-    return StoredBatch(LogId(log), offset, offset + count, timestamp, data)
-
-
-def opened(storage: Any, rows: Callable[[], list[bytes]] = list) -> tuple[list[bytes], list[tuple[int, Entry]], Told]:
-    recovered = storage.open()
-    chunks = [bytes(chunk) for chunk in recovered.checkpoint]
-    entries = list(recovered.entries)
-    told = Told()
-    storage.start(told, told.calls.put, rows)
-    return chunks, entries, told
-
-
-def joined(storage: Any, log: int, offset: int, end: int, bytes_max: int = 2**40) -> bytes:
-    return b"".join(storage.read(LogId(log), offset, offset_end=end, bytes_max=bytes_max))
 
 
 class Model(RuleBasedStateMachine):
@@ -76,7 +41,7 @@ class Model(RuleBasedStateMachine):
             return MemoryStorage(self.disk)
         durability: Any = self.engine
         return FileStorage(
-            self.folder / "d", durability=durability, journal_file_bytes=4096, tail_bytes=600, settle_bytes=20_000
+            self.folder / "d", durability=durability, journal_file_bytes=4096, tail_bytes=600, settle_bytes=8192
         )
 
     def open(self) -> None:
@@ -131,13 +96,17 @@ class Model(RuleBasedStateMachine):
         self.starts.pop(log, None)
         self.storage.drop(LogId(log))
 
-    @rule(is_waiting=strategies.booleans())
-    def settle(self, is_waiting: bool) -> None:
+    @rule(turns=strategies.integers(0, 40))
+    def settle(self, turns: int) -> None:
+        """Some steps of a round, or all of it."""
         self.storage.flush()
         self.storage.settle()
-        if is_waiting and self.engine != "memory" and self.storage._settler is not None:
-            self.storage._settler.join()
-        self.told.turn()
+        if self.engine == "memory":
+            return
+        for _ in range(turns):
+            if not self.storage._settler.is_running:
+                break
+            self.told.calls.get(timeout=60)()
 
     @rule(is_clean=strategies.booleans())
     def reopen(self, is_clean: bool) -> None:
@@ -145,13 +114,19 @@ class Model(RuleBasedStateMachine):
         if is_clean or self.engine == "memory":
             self.storage.close()
         else:  # as after kill -9: a copy of the folder as it is now
-            if self.storage._settler is not None:
-                self.storage._settler.join()
-            shutil.copytree(self.folder / "d", self.folder / "copy")
+            self.let_settling_stand_still()
+            copied(self.folder / "d", self.folder / "copy")
             self.storage.close()
             shutil.rmtree(self.folder / "d")
             (self.folder / "copy").rename(self.folder / "d")
         self.open()
+
+    def let_settling_stand_still(self) -> None:
+        """Nothing is written in the background: a round is being planned, or is carried out and not installed yet."""
+        settler, deadline = self.storage._settler, time.monotonic() + 60
+        while settler.is_running and getgeneratorstate(settler._steps) == GEN_CLOSED and not settler._round.is_done:
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
 
     @rule(
         log=strategies.integers(1, 3),

@@ -14,14 +14,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
+from oncelog.engine.configs import TopicSettings
 from oncelog.engine.decision import Append, Decision, Level
 from oncelog.engine.state import State, Visible, rows_in_chunks
 from oncelog.model.batch import read_header
 from oncelog.model.errors import StorageError
-from oncelog.model.ids import Position
+from oncelog.model.ids import LogId, Position
 from oncelog.model.limits import UNSYNCED_BYTES_MAX
 from oncelog.model.rows import LogStart, Row, TopicDeleted, decode_rows, encode_rows
-from oncelog.storage.contract import Entry, Storage, StoredBatch
+from oncelog.storage.contract import Entry, Rolling, Storage, StoredBatch
 
 _TIME_BYTES = 8
 #: Looked up once: finding a member of an Enum is dear.
@@ -107,7 +108,7 @@ class Lane:
         """Begin to work, after ``recover``."""
         self._position_synced = self.storage.position_synced
         self._position_told = self.storage.position_synced
-        self.storage.start(self, self._loop.call_soon_threadsafe, self._snapshot)
+        self.storage.start(self, self._loop.call_soon_threadsafe, self._snapshot, self._rolling)
         for log in self.state.logs.values():
             if log.offset_start:
                 self.storage.trim(log.id, log.offset_start)
@@ -187,6 +188,9 @@ class Lane:
         except StorageError as error:
             self.failed(error)
             return
+        if self.storage.is_behind and not self._is_pressed:
+            self._is_pressed = True
+            self.on_pressure(True)
         if self._is_sync_wanted:
             self._is_sync_wanted = False
             self._syncs_asked += 1
@@ -235,7 +239,8 @@ class Lane:
             action(*arguments)
         if shown:
             self.on_visible(shown)
-        if self._is_pressed and self.storage.bytes_unsynced <= UNSYNCED_BYTES_MAX // 2:
+        storage = self.storage
+        if self._is_pressed and storage.bytes_unsynced <= UNSYNCED_BYTES_MAX // 2 and not storage.is_behind:
             self._is_pressed = False
             self.on_pressure(False)
 
@@ -265,6 +270,12 @@ class Lane:
 
     def _snapshot(self) -> Iterable[bytes]:
         return map(encode_rows, rows_in_chunks(self.state.rows()))
+
+    def _rolling(self, log_id: LogId) -> Rolling:
+        """As the topic's segment.bytes and segment.ms say."""
+        log = self.state.logs.get(log_id)
+        settings = log.settings if log is not None else TopicSettings()
+        return Rolling(settings.segment_bytes, settings.segment_ms)
 
 
 def _entry(rows: tuple[Row, ...], batches: tuple[Append, ...], now_ms: int) -> Entry:

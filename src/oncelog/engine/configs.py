@@ -35,6 +35,8 @@ class TopicSettings(NamedTuple):
     retention_bytes: int = -1
     is_compacted: bool = False
     is_deleted_by_age: bool = True
+    segment_bytes: int = 1_073_741_824
+    segment_ms: int = 604_800_000
 
 
 class BrokerSettings(NamedTuple):
@@ -78,6 +80,8 @@ def _topic_settings(value: _Value) -> TopicSettings:
         retention_bytes=value("retention.bytes"),
         is_compacted="compact" in policies,
         is_deleted_by_age="delete" in policies,
+        segment_bytes=value("segment.bytes"),
+        segment_ms=value("segment.ms"),
     )
 
 

@@ -1,16 +1,16 @@
-"""The checkpoint: one file with all rows and all indexes as of a position of the journal.
+"""The checkpoint: one file with all rows as of a position of the journal, and where all batches before it are.
 
-Frames ``[length, crc32c, payload]``: a head; for each log some numbers and its index in columns; the rows' chunks; an end. A
-file without its end is none. In the machine's own byte order.
+Frames ``[length, crc32c, payload]``: a head; the numbers of the segment files that count; for each log with batches in the
+journal some numbers and its index in columns; the rows' chunks; an end. A file without its end is none. In the machine's own
+byte order.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -18,13 +18,14 @@ from crc32c import crc32c
 
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId, Position
+from oncelog.storage.contract import Rolling
 from oncelog.storage.folder import sync_folder
 from oncelog.storage.index import LogIndex
 
 _FRAME: Final = struct.Struct("=II")
 _HEAD: Final = struct.Struct("=8sQQQQ")
-_LOG: Final = struct.Struct("=QqqQ")
-_MARK: Final = b"oncelog1"
+_LOG: Final = struct.Struct("=QqQ")
+_MARK: Final = b"oncelog2"
 _END: Final = b"end of checkpoint"
 #: Batches of an index that are written at once: some ten microseconds each.
 _STEP: Final = 16_384
@@ -39,32 +40,48 @@ class Place(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One log as of the checkpoint: the batches ``first`` to ``end`` of its index, which only grows meanwhile."""
+    """One log as of the checkpoint: batches ``first`` to ``moved`` of its index go to a segment file, those up to ``end`` stay.
+
+    The index only grows meanwhile.
+    """
 
     log: LogIndex
     first: int
+    moved: int
     end: int
-    offset_start: int
     offset_next: int
+    rolling: Rolling
 
 
 class Loaded(NamedTuple):
     """What a checkpoint file holds."""
 
     place: Place
+    segments: list[int]
     indexes: list[LogIndex]
     chunks: list[bytes]
 
 
-def write_checkpoint(folder: Path, place: Place, plans: list[Plan], rows: Iterable[bytes]) -> None:
-    """Write, sync, rename. Gives the interpreter to other threads after each piece. Raises OSError."""
+def write_checkpoint(
+    folder: Path,
+    place: Place,
+    segments: list[int],
+    plans: list[Plan],
+    rows: Iterable[bytes],
+    breathe: Callable[[], None],
+) -> None:
+    """Write, sync, rename. Calls ``breathe`` after each piece. Raises OSError."""
     draft, path = folder / "checkpoint.new", folder / "checkpoint"
+    kept = [plan for plan in plans if max(plan.first, plan.moved) < plan.end]
     with draft.open("wb") as file:
-        _put(file, _HEAD.pack(_MARK, place.position, place.generation, place.offset, len(plans)))
-        for piece in _pieces(plans):
+        _put(file, _HEAD.pack(_MARK, place.position, place.generation, place.offset, len(kept)))
+        _put(file, array("Q", segments).tobytes())
+        for piece in _pieces(kept):
             _put(file, piece)
+            breathe()
         for chunk in rows:
             _put(file, chunk)
+            breathe()
         _put(file, _END)
         file.flush()
         os.fsync(file.fileno())
@@ -75,12 +92,12 @@ def write_checkpoint(folder: Path, place: Place, plans: list[Plan], rows: Iterab
 def _put(file: BinaryIO, payload: bytes) -> None:
     file.write(_FRAME.pack(len(payload), crc32c(payload)))
     file.write(payload)
-    time.sleep(0)
 
 
 def _pieces(plans: list[Plan]) -> Iterator[bytes]:
-    for index, first, end, offset_start, offset_next in plans:
-        yield _LOG.pack(index.id, offset_start, offset_next, end - first)
+    for index, first, moved, end, offset_next, _ in plans:
+        first = max(first, moved)
+        yield _LOG.pack(index.id, offset_next, end - first)
         for at in range(first, end, _STEP):
             to = min(end, at + _STEP)
             yield b"".join(
@@ -104,12 +121,14 @@ def _load(data: bytes) -> Loaded:
     frames = _frames(memoryview(data))
     mark, position, generation, offset, count = _HEAD.unpack(next(frames, b""))
     if mark != _MARK:
-        raise ValueError("not a checkpoint")
+        raise ValueError("not a checkpoint of this release")
+    segments = array("Q")
+    segments.frombytes(next(frames, b""))
     indexes = [_load_log(frames) for _ in range(count)]
     chunks = [bytes(frame) for frame in frames]
     if not chunks or chunks.pop() != _END:
         raise ValueError("it has no end")
-    return Loaded(Place(Position(position), generation, offset), indexes, chunks)
+    return Loaded(Place(Position(position), generation, offset), list(segments), indexes, chunks)
 
 
 def _frames(view: memoryview) -> Iterator[memoryview]:
@@ -124,7 +143,7 @@ def _frames(view: memoryview) -> Iterator[memoryview]:
 
 
 def _load_log(frames: Iterator[memoryview]) -> LogIndex:
-    log, offset_start, offset_next, count = _LOG.unpack(next(frames, b""))
+    log, offset_next, count = _LOG.unpack(next(frames, b""))
     index = LogIndex(LogId(log))
     while count > 0:
         piece, size = next(frames, memoryview(b"")), min(count, _STEP)
@@ -134,7 +153,7 @@ def _load_log(frames: Iterator[memoryview]) -> LogIndex:
             column.frombytes(piece[at : at + size * column.itemsize])
             at += size * column.itemsize
         count -= size
-    index.offset_start, index.offset_next = offset_start, offset_next
+    index.offset_next = offset_next
     index.tail_first = len(index.offsets)
     index.bytes_retained = sum(index.lengths)
     return index

@@ -5,6 +5,10 @@ positions from 1. A position is *appended* (in memory, ordered), then *written* 
 survives kill -9), then *synced* (on disk: survives the machine). All calls come from one thread, the broker's loop;
 the storage may own threads, but calls back only through ``Notify``, on the loop.
 
+Data has two homes: the journal, where every entry is written once before anybody is told, and the segments, where
+*settling* moves what is still retained from the journal's oldest files, beside the loop. ``read`` gives the same bytes
+from memory, journal and segments.
+
 Failure: any StorageError, raised or notified, is final. The storage accepts nothing afterwards (law 7).
 """
 
@@ -54,11 +58,18 @@ class TimedBatch(NamedTuple):
     timestamp_max: int
 
 
+class Rolling(NamedTuple):
+    """How large and how long in time a stretch of a log may get: what retention removes as one (segment.bytes, segment.ms)."""
+
+    segment_bytes: int
+    segment_ms: int
+
+
 class Notify(Protocol):
     """What the storage tells its owner, always on the owner's thread (the loop)."""
 
     def synced(self, position: Position) -> None:
-        """All entries up to ``position`` are on disk."""
+        """All entries up to ``position`` are on disk. May be told again: then ``is_behind`` may have changed."""
 
     def failed(self, error: StorageError) -> None:
         """The storage has failed for good."""
@@ -66,6 +77,8 @@ class Notify(Protocol):
 
 #: Gives the rows of everything as of this instant, in chunks that are each cheap to encode.
 Snapshot = Callable[[], Iterable[bytes]]
+#: How a log is cut into stretches; asked on the owner's thread, of any log that has batches.
+Rollings = Callable[[LogId], Rolling]
 
 
 class Storage(Protocol):
@@ -95,10 +108,20 @@ class Storage(Protocol):
     def journal_bytes(self) -> int:
         """Bytes that the journal has on disk."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Settling can't keep up and the journal is at its bound: the owner appends little until it is False again."""
+
     def open(self) -> Recovered:
         """Lock the folder, recover. Raises StorageError with one clear sentence."""
 
-    def start(self, notify: Notify, post: Callable[[Callable[[], None]], object], snapshot: Snapshot) -> None:
+    def start(
+        self,
+        notify: Notify,
+        post: Callable[[Callable[[], None]], object],
+        snapshot: Snapshot,
+        rollings: Rollings | None = None,
+    ) -> None:
         """After recovery: begin to work. ``post`` runs a callable on the owner's thread and may be called from any."""
 
     def append(self, entry: Entry) -> Position:
@@ -138,11 +161,11 @@ class Storage(Protocol):
     def first_batches(self, log: LogId) -> Iterable[tuple[int, int, int]]:
         """(offset_next, timestamp_max, bytes) of the log's oldest stretches, in order, for retention.
 
-        A stretch is what can be removed as one: a segment, or a run of batches in the journal.
+        A stretch is what can be removed as one: a run of batches, settled or still in the journal.
         """
 
     def settle(self) -> None:
-        """Begin a checkpoint now, if none runs (idle time, or shutdown)."""
+        """Begin a checkpoint now, if none runs and something has changed. It also begins by itself, by size and count."""
 
     def close(self) -> None:
-        """Flush, sync, checkpoint if worthwhile, release the folder. Blocks."""
+        """Flush, sync, write a checkpoint, release the folder. Blocks."""

@@ -1,8 +1,8 @@
-"""The storage in a folder: journal, indexes and the thread that syncs, put together.
+"""The storage in a folder: journal, segments, indexes, and the threads that sync and settle, put together.
 
-Everything but ``_SyncThread`` runs on the owner's thread. An OSError anywhere becomes a StorageError that is final (law 7): a
-failed sync is never tried again, and the boot id is forgotten, so that the next start ends the transactions it finds open
-(rule D2).
+Everything but ``_sync_all`` (and settling.py's thread) runs on the owner's thread. An OSError anywhere becomes a StorageError
+that is final (law 7): a failed sync is never tried again, and the boot id is forgotten, so that the next start ends the
+transactions it finds open (rule D2).
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from oncelog.model.errors import StorageError
-from oncelog.model.ids import Position
-from oncelog.storage.checkpoint import Place, Plan, read_checkpoint
-from oncelog.storage.contract import Entry, Notify, Recovered, Snapshot
+from oncelog.model.ids import LogId, Position
+from oncelog.storage.checkpoint import Loaded, Place, read_checkpoint
+from oncelog.storage.contract import Entry, Notify, Recovered, Rollings, Snapshot, TimedBatch
 from oncelog.storage.folder import Folder, sync_folder
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, Journal
 from oncelog.storage.reading import Reading
 from oncelog.storage.recovery import JournalReader
-from oncelog.storage.settling import generations_of, plan_of, settle, settle_beside
+from oncelog.storage.segments import Segments
+from oncelog.storage.settling import Settler
 
 Durability = Literal["fsync", "written"]
 #: durability=written: after so many bytes the disk is given them all the same.
@@ -57,6 +59,7 @@ class FileStorage(Reading):
         tail_bytes: int = 64 * 1024 * 1024,
         settle_bytes: int = 256 * 1024 * 1024,
         settle_entries: int = 1_000_000,
+        journal_bytes_max: int = 1024 * 1024 * 1024,
     ) -> None:
         self._folder = Folder(Path(folder))
         self._is_syncing = durability == "fsync"
@@ -71,10 +74,19 @@ class FileStorage(Reading):
         self._targets: queue.SimpleQueue[_Target | GivenUp | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_boot_kept = False
-        self._settle_bytes, self._settle_entries = settle_bytes, settle_entries
-        self._snapshot: Snapshot | None = None
-        self._settler: threading.Thread | None = None
-        self._settled, self._bytes_settled = Position(0), 0
+        #: A round begins when the journal has so many bytes, or so many entries since the last one.
+        self._settle_bytes, self._settle_entries = settle_bytes + journal_file_bytes, settle_entries
+        self._journal_bytes_max = max(journal_bytes_max, self._settle_bytes + 2 * journal_file_bytes)
+        self._segments = Segments(self._folder.segments)
+        self._settler = Settler(
+            self._folder,
+            self._journal,
+            self._logs,
+            self._segments,
+            journal_bytes=settle_bytes,
+            hurry_bytes=(self._settle_bytes + self._journal_bytes_max) // 2,
+        )
+        self._settled = Position(0)
 
     @property
     def position_appended(self) -> Position:
@@ -106,6 +118,11 @@ class FileStorage(Reading):
         """Bytes of the journal's files."""
         return self._journal.bytes_used
 
+    @property
+    def is_behind(self) -> bool:
+        """See the contract."""
+        return self._journal.bytes_used > self._journal_bytes_max
+
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> Recovered:
@@ -114,14 +131,13 @@ class FileStorage(Reading):
         is_same_boot = self._folder.is_same_boot()
         try:
             loaded = read_checkpoint(self._folder.path)
+            if loaded is None:
+                loaded = Loaded(Place(Position(0), 1, 0), [], [], [])
+            self._logs.by_id.update((index.id, index) for index in loaded.indexes)
+            self._segments.load(loaded.segments, self._logs)
         except OSError as error:
-            raise StorageError(
-                f"The checkpoint in {self._folder.path} can't be read: {error.strerror or error}."
-            ) from error
-        if loaded is None:
-            return Recovered((), self._replay(Place(Position(0), 1, 0), set(), is_same_boot), is_same_boot)
-        self._logs.by_id.update((index.id, index) for index in loaded.indexes)
-        needed = generations_of(plan_of(self._logs))
+            raise StorageError(f"The data in {self._folder.path} can't be read: {error.strerror or error}.") from error
+        needed = {generation for index in loaded.indexes for generation in index.generations(PLACE_BITS)}
         return Recovered(loaded.chunks, self._replay(loaded.place, needed, is_same_boot), is_same_boot)
 
     def _replay(self, place_from: Place, needed: set[int], is_same_boot: bool) -> Iterator[tuple[Position, Entry]]:
@@ -144,9 +160,16 @@ class FileStorage(Reading):
                 f"The journal in {self._folder.journal} can't be read: {error.strerror or error}."
             ) from error
 
-    def start(self, notify: Notify, post: Callable[[Callable[[], None]], object], snapshot: Snapshot) -> None:
+    def start(
+        self,
+        notify: Notify,
+        post: Callable[[Callable[[], None]], object],
+        snapshot: Snapshot,
+        rollings: Rollings | None = None,
+    ) -> None:
         """See the contract."""
-        self._notify, self._post, self._snapshot = notify, post, snapshot
+        self._notify, self._post, self._rollings = notify, post, rollings
+        self._settler.start(snapshot, self._rolling_of, self._tell, self._settle_done, self._settle_failed)
         self._thread = threading.Thread(target=self._sync_all, name="oncelog sync", daemon=True)
         self._thread.start()
 
@@ -183,11 +206,8 @@ class FileStorage(Reading):
             raise self._failure from error
         self._written, self._bytes_written = self._appended, self._bytes_appended
         self._logs.bound()
-        if (
-            self._bytes_written - self._bytes_settled > self._settle_bytes
-            or self._written - self._settled > self._settle_entries
-        ):
-            self.settle()
+        if self._journal.bytes_used > self._settle_bytes or self._written - self._settled > self._settle_entries:
+            self._begin_round()
         if self._is_syncing:
             return
         self._synced, self._bytes_synced = self._written, self._bytes_written
@@ -267,70 +287,119 @@ class FileStorage(Reading):
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
+    def read(self, log: LogId, offset: int, *, offset_end: int, bytes_max: int) -> list[bytes | memoryview]:
+        """See the contract (rule R4): from the segments, then from the journal or memory."""
+        index = self._logs.by_id.get(log)
+        if index is None:
+            return []
+        settled = index.settled
+        if settled is None or offset >= settled.offset_next:
+            return index.read(offset, offset_end, bytes_max, self._read_stored)
+        try:
+            found, left, goes_on = self._segments.read(settled, offset, offset_end, bytes_max)
+        except OSError as error:
+            raise self._read_failed(self._folder.segments, error) from error
+        pieces: list[bytes | memoryview] = [*found]
+        if goes_on:
+            pieces += index.read(settled.offset_next, offset_end, left, self._read_stored, is_first=not pieces)
+        return pieces
+
+    def find_time(self, log: LogId, timestamp_ms: int, *, offset_start: int, offset_end: int) -> TimedBatch | None:
+        """See the contract (rule R5)."""
+        index = self._logs.by_id.get(log)
+        if index is not None and index.settled is not None:
+            try:
+                found = self._segments.find_time(index.settled, timestamp_ms, offset_start, offset_end)
+            except OSError as error:
+                raise self._read_failed(self._folder.segments, error) from error
+            if found is not None:
+                return found
+        return super().find_time(log, timestamp_ms, offset_start=offset_start, offset_end=offset_end)
+
+    def find_time_max(self, log: LogId, *, offset_start: int, offset_end: int) -> TimedBatch | None:
+        """See the contract (rule R5)."""
+        newer = super().find_time_max(log, offset_start=offset_start, offset_end=offset_end)
+        index = self._logs.by_id.get(log)
+        if index is None or index.settled is None:
+            return newer
+        try:
+            older = self._segments.find_time_max(index.settled, offset_start, offset_end)
+        except OSError as error:
+            raise self._read_failed(self._folder.segments, error) from error
+        return max((found for found in (older, newer) if found is not None), key=itemgetter(1), default=None)
+
+    def trim(self, log: LogId, offset_start: int) -> None:
+        """See the contract."""
+        index = self._logs.of(log)
+        index.trim(offset_start)
+        try:
+            self._segments.trim(index)
+        except OSError as error:
+            raise self._read_failed(self._folder.segments, error) from error
+        self._settle_soon()
+
+    def drop(self, log: LogId) -> None:
+        """See the contract."""
+        index = self._logs.by_id.get(log)
+        if index is not None:
+            self._segments.drop(index)
+            self._logs.drop(log)
+            self._settle_soon()
+
+    def _settle_soon(self) -> None:
+        """A checkpoint that does not name a segment file any more frees its room."""
+        if self._segments.empty and self._thread is not None and not self._settler.is_running and self._failure is None:
+            self._tell(self._begin_round)
+
+    def _read_failed(self, where: Path, error: OSError) -> StorageError:
+        self._failure = StorageError(f"Reading {where} failed: {error.strerror or error}.")
+        return self._failure
+
     def _read_stored(self, index: LogIndex, start: int, end: int) -> list[bytes | memoryview]:
         try:
             return self._journal.read(index.locations[start:end], index.lengths[start:end])
         except OSError as error:
-            self._failure = StorageError(f"Reading {self._folder.journal} failed: {error.strerror or error}.")
-            raise self._failure from error
+            raise self._read_failed(self._folder.journal, error) from error
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """See the contract."""
-        if self._failure is not None or self._settler is not None or self._settled == self._appended:
+        if self._settled < self._appended:
+            self._begin_round()
+
+    def _begin_round(self) -> None:
+        if self._failure is not None or self._thread is None or self._settler.is_running:
             return
         self.flush()
-        if self._settler is not None:
-            return
-        place, plans, rows = self._plan()
-        self._settler = threading.Thread(
-            target=settle_beside,
-            args=(
-                self._folder.path,
-                self._journal.descriptors(),
-                place,
-                plans,
-                rows,
-                self._tell,
-                partial(self._settle_done, place, plans),
-            ),
-            name="oncelog settling",
-            daemon=True,
-        )
-        self._settler.start()
+        if not self._settler.is_running:
+            self._settled = self._written
+            self._settler.begin(self._written)
 
-    def _plan(self) -> tuple[Place, list[Plan], Iterable[bytes]]:
-        assert self._snapshot is not None
-        self._settled, self._bytes_settled = self._written, self._bytes_written
-        place = Place(self._written, self._journal.generation, self._journal.offset)
-        return place, plan_of(self._logs), self._snapshot()
-
-    def _settle_done(self, place: Place, plans: list[Plan], needed: set[int] | StorageError) -> None:
-        self._settler = None
-        if self._failure is not None or self._thread is None:
-            return
-        if isinstance(needed, StorageError):
-            self._failure = needed
-            if self._notify is not None:
-                self._notify.failed(needed)
-            return
-        for plan in plans:
-            plan.log.compact_head()
-        self._ask()
-        given_up = self._journal.keep_only(place.generation, needed)
+    def _settle_done(self, given_up: GivenUp) -> None:
         if given_up:
+            self._ask()
             self._targets.put(given_up)
+        if self._failure is None and self._thread is not None and self._notify is not None:
+            if self._journal.bytes_used > self._settle_bytes:
+                self._begin_round()
+            self._notify.synced(self._synced)
+
+    def _settle_failed(self, failure: StorageError) -> None:
+        if self._failure is None:
+            self._failure = failure
+            if self._notify is not None:
+                self._notify.failed(failure)
 
     def close(self) -> None:
         """See the contract. After a failure, only releases the folder."""
         try:
             if self._thread is not None:
                 self._end_threads()
-                if self._failure is None and self._settled < self._written:
-                    place, plans, rows = self._plan()
-                    settle(self._folder.path, self._journal.descriptors(), place, plans, rows)
+                if self._failure is None:
+                    self._settler.finish(self._written)
         finally:
+            self._segments.close()
             self._journal.close()
             self._folder.close()
 
@@ -343,9 +412,7 @@ class FileStorage(Reading):
                 self.flush()
                 self._ask()
         finally:
-            settler = self._settler
-            if settler is not None:
-                settler.join()
+            self._settler.end()
             self._targets.put(None)
             thread.join()
         if self._failure is None:

@@ -1,7 +1,7 @@
 """The data folder: one process at a time, one format, one boot of the machine.
 
 ``lock`` is held as long as the storage is open and names the process. ``format`` holds the version of everything in the
-folder; a newer one is refused before anything is touched. ``boot`` holds the machine's boot id of when the storage was last
+folder; any other is refused before anything is touched. ``boot`` holds the machine's boot id of when the storage was last
 in use (rule D2).
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 from oncelog.model.errors import StorageError
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 _FORMAT_FILE: Final = "format"
 _LOCK_FILE: Final = "lock"
 _BOOT_FILE: Final = "boot"
@@ -71,6 +71,11 @@ class Folder:
             raise StorageError(
                 f"The data folder {self.path} has format {version}, this release reads up to {FORMAT_VERSION}: "
                 "use the newer release that wrote it."
+            )
+        if int(version) < FORMAT_VERSION:
+            raise StorageError(
+                f"The data folder {self.path} has format {version}, of a time before the first release; this one reads "
+                f"format {FORMAT_VERSION}: use another folder, or copy the topics with the program that wrote them."
             )
 
     def _check_empty(self) -> None:

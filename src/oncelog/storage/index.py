@@ -1,7 +1,8 @@
 """Where every batch is: one compact index a log, and the newest batches' bytes in memory.
 
-Arrays, not objects: a batch costs 28 bytes here, for as long as it is retained. ``tail`` holds references to the bytes of
-the newest batches, the same objects that were appended. Batches of a log follow one another without gaps.
+Arrays, not objects: a batch costs 28 bytes here, for as long as it is in the journal. What has been settled is in ``settled``,
+which costs next to nothing a batch (stretches.py). ``tail`` holds references to the bytes of the newest batches, the same
+objects that were appended. Batches of a log follow one another without gaps.
 
 Knows nothing of files: what is no more in memory is read by the function that the owner gives.
 """
@@ -16,7 +17,8 @@ from itertools import accumulate
 from typing import Final
 
 from oncelog.model.ids import LogId
-from oncelog.storage.contract import TimedBatch
+from oncelog.storage.contract import Rolling, TimedBatch
+from oncelog.storage.stretches import Stretches
 
 _STEP: Final = 1_024
 #: Batches of a run that retention may remove as one, while they are in the journal.
@@ -25,17 +27,22 @@ _RUN_BYTES_MAX: Final = 1_048_576
 #: Below this mean size batches of the tail are joined: one copy is cheaper than many pieces.
 _JOIN_MEAN_BYTES: Final = 16_384
 _COMPACT_MIN: Final = 4_096
+#: Batches in memory, however small: each costs some 50 bytes more than its own.
+_TAIL_BATCHES_MAX: Final = 1_000_000
 
 #: Reads batches i to j (exclusive) of an index that are not in memory.
 Reader = Callable[["LogIndex", int, int], list[bytes | memoryview]]
 
 
 class LogIndex:
-    """The batches of one log: ``first`` is the index of the first that is retained."""
+    """The batches of one log: ``first`` is the index of the first in the journal that is retained.
+
+    ``bytes_retained`` counts what is settled too.
+    """
 
     __slots__ = (
-        "bytes_retained", "first", "id", "lengths", "locations", "offset_next", "offset_start", "offsets", "tail",
-        "tail_first", "timestamps",
+        "bytes_retained", "first", "id", "lengths", "locations", "offset_next", "offset_start", "offsets", "settled",
+        "tail", "tail_first", "timestamps",
     )  # fmt: skip
 
     def __init__(self, log: LogId) -> None:
@@ -50,6 +57,7 @@ class LogIndex:
         self.tail: list[bytes | None] = []
         #: Index (of the arrays) of the first batch that is in ``tail``.
         self.tail_first = 0
+        self.settled: Stretches | None = None
 
     def append(self, offset: int, offset_next: int, timestamp_max: int, size: int, location: int) -> None:
         """Add the next batch."""
@@ -67,11 +75,11 @@ class LogIndex:
             return len(self.offsets)
         return max(bisect_right(self.offsets, offset) - 1, self.first)
 
-    def span(self, offset: int, offset_end: int, bytes_max: int) -> tuple[int, int]:
-        """From which batch to which a read goes: at least one (rule R4), then while within ``bytes_max``."""
+    def span(self, offset: int, offset_end: int, bytes_max: int, *, is_first: bool = True) -> tuple[int, int]:
+        """From which batch to which a read goes: at least one if it is the first (rule R4), while within ``bytes_max``."""
         start = self.place(offset)
         end = bisect_left(self.offsets, offset_end, start) if start < len(self.offsets) else start
-        if start >= end:
+        if start >= end or (not is_first and self.lengths[start] > bytes_max):
             return start, start
         total, at = self.lengths[start], start + 1
         while at < end:
@@ -82,9 +90,11 @@ class LogIndex:
             at, total = at + len(sums) - 1, sums[-1]
         return start, end
 
-    def read(self, offset: int, offset_end: int, bytes_max: int, reader: Reader) -> list[bytes | memoryview]:
-        """The batches' bytes, from memory or by ``reader``."""
-        start, end = self.span(offset, offset_end, bytes_max)
+    def read(
+        self, offset: int, offset_end: int, bytes_max: int, reader: Reader, *, is_first: bool = True
+    ) -> list[bytes | memoryview]:
+        """The batches' bytes, from memory or by ``reader``; ``is_first``: nothing was read before."""
+        start, end = self.span(offset, offset_end, bytes_max, is_first=is_first)
         if start == end:
             return []
         middle = min(max(start, self.tail_first), end)
@@ -116,13 +126,23 @@ class LogIndex:
             del self.tail[: dead + 1]
         return size
 
-    def compact_head(self) -> None:
-        """Give up the index of what is neither retained nor in memory."""
-        gone = min(self.first, self.tail_first)
-        if gone:
-            del self.offsets[:gone], self.timestamps[:gone], self.locations[:gone], self.lengths[:gone]
-            self.first -= gone
-            self.tail_first -= gone
+    def give_up(self, gone: int) -> int:
+        """Forget the first ``gone`` batches, settled or not retained; the bytes that were in memory."""
+        freed = 0
+        while self.tail_first < gone:
+            freed += self.forget_oldest()
+        del self.offsets[:gone], self.timestamps[:gone], self.locations[:gone], self.lengths[:gone]
+        self.first = max(0, self.first - gone)
+        self.tail_first -= gone
+        return freed
+
+    def generations(self, bits: int) -> Iterator[int]:
+        """The journal files that hold its batches: their locations without the lowest ``bits``."""
+        at, end = self.first, len(self.locations)
+        while at < end:
+            generation = self.locations[at] >> bits
+            yield generation
+            at = bisect_left(self.locations, (generation + 1) << bits, at, end)
 
     # -- by time ------------------------------------------------------------------------------------------------------
 
@@ -171,12 +191,18 @@ class LogIndex:
             self.tail_first = max(0, self.tail_first - gone)
             self.first = 0
 
-    def stretches(self) -> Iterator[tuple[int, int, int]]:
-        """(offset after it, largest timestamp, bytes) of the runs that can be removed as one, the oldest first."""
+    def stretches(self, rolling: Rolling) -> Iterator[tuple[int, int, int]]:
+        """(offset after it, largest timestamp, bytes) of what can be removed as one, the oldest first."""
+        if self.settled is not None:
+            yield from self.settled.for_retention()
         at, end = self.first, len(self.offsets)
+        bytes_max = min(_RUN_BYTES_MAX, rolling.segment_bytes)
         while at < end:
             start, size = at, 0
-            while at < end and at - start < _RUN_BATCHES_MAX and (at == start or size < _RUN_BYTES_MAX):
+            timestamp_max = self.timestamps[at] + rolling.segment_ms
+            while at < end and at - start < _RUN_BATCHES_MAX:
+                if at > start and (size + self.lengths[at] > bytes_max or self.timestamps[at] > timestamp_max):
+                    break
                 size += self.lengths[at]
                 at += 1
             offset_next = self.offsets[at] if at < end else self.offset_next
@@ -206,11 +232,15 @@ class Logs:
         if self._tail_bytes_max is not None:
             self._order.append(index)
 
+    def give_up(self, index: LogIndex, gone: int) -> None:
+        """Forget a log's first ``gone`` batches: they are settled, or not retained."""
+        self.tail_bytes -= index.give_up(gone)
+
     def bound(self) -> None:
         """Let the oldest batches in memory go; only when all are written somewhere else."""
         if self._tail_bytes_max is None:
             return
-        while self.tail_bytes > self._tail_bytes_max:
+        while self.tail_bytes > self._tail_bytes_max or len(self._order) > _TAIL_BATCHES_MAX:
             self.tail_bytes -= self._order.popleft().forget_oldest()
 
     def drop(self, log: LogId) -> None:
@@ -218,5 +248,5 @@ class Logs:
         index = self.by_id.pop(log, None)
         if index is not None:
             self.tail_bytes -= sum(map(len, filter(None, index.tail)))
-            index.tail_first = len(index.offsets)
+            index.first = index.tail_first = len(index.offsets)
             index.tail.clear()

@@ -19,7 +19,7 @@ from oncelog.storage.contract import StoredBatch
 from oncelog.storage.entries import data_at, encode_entry, entry_bytes, tag_of
 
 PLACE_BITS: Final = 36
-_PLACE_MASK: Final = (1 << PLACE_BITS) - 1
+PLACE_MASK: Final = (1 << PLACE_BITS) - 1
 #: Pieces that one vectored write may have (IOV_MAX).
 _PIECES_MAX: Final = 1_024
 #: A read takes everything between two batches of a log if that is not much more than what it wants.
@@ -33,10 +33,13 @@ class Journal:
     """The files from ``generation`` and ``offset`` on. See the module."""
 
     def __init__(self, folder: Path, file_bytes: int) -> None:
-        self._folder, self._file_bytes = folder, file_bytes
+        self._folder, self.file_bytes = folder, file_bytes
         self.generation, self.offset = 1, 0
         self._tag = tag_of(1)
+        #: By generation, the oldest first: descriptors, and bytes on disk.
         self._files: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
+        self.bytes_used = 0
         #: (generation, offset, pieces) to be written, one for each file.
         self._queue: list[tuple[int, int, list[bytes]]] = []
         self._parts: list[bytes] | None = None
@@ -56,15 +59,15 @@ class Journal:
         self._tag = tag_of(generation)
 
     @property
-    def bytes_used(self) -> int:
-        """Bytes on disk, about."""
-        return len(self._files) * self._file_bytes
+    def oldest(self) -> int:
+        """The generation of the oldest file."""
+        return min(self._files, default=self.generation)
 
     def append(self, position: int, unsynced: int, rows: bytes, batches: Sequence[StoredBatch]) -> tuple[int, int]:
         """Queue an entry; the place of its first batch, and the entry's bytes."""
         size = entry_bytes(rows, batches)
         offset = self.offset
-        if offset + size > self._file_bytes and offset:
+        if offset + size > self.file_bytes and offset:
             self.begin_at(self.generation + 1, 0)
             self._parts, offset = None, 0
         parts = self._parts
@@ -81,7 +84,9 @@ class Journal:
         for generation, offset, parts in queue:
             descriptor = self.descriptor(generation)
             self._unsynced[generation] = descriptor
-            write_all(descriptor, parts, offset)
+            end = write_all(descriptor, parts, offset)
+            if end > self._sizes[generation]:
+                self._count(generation, end)
 
     def descriptors(self) -> list[int]:
         """All open files."""
@@ -106,19 +111,25 @@ class Journal:
             self._files[generation] = descriptor
             if is_new:
                 self._is_folder_unsynced = True
-                os.posix_fallocate(descriptor, 0, self._file_bytes)
+                os.posix_fallocate(descriptor, 0, self.file_bytes)
+            self._count(generation, os.fstat(descriptor).st_size)
         return descriptor
 
-    def keep_only(self, first: int, needed: set[int]) -> list[tuple[int, Path]]:
-        """Give up the files before ``first`` that are not needed: (descriptor, path) for ``recycle``."""
-        gone = [number for number in self._files if number < first and number not in needed]
+    def _count(self, generation: int, size: int) -> None:
+        self.bytes_used += size - self._sizes.get(generation, 0)
+        self._sizes[generation] = size
+
+    def give_up_before(self, first: int) -> list[tuple[int, Path]]:
+        """The files before ``first`` are not needed any more: (descriptor, path) for ``recycle``."""
+        gone = [number for number in self._files if number < first]
+        self.bytes_used -= sum(self._sizes.pop(number) for number in gone)
         return [(self._files.pop(number), self.path_of(number)) for number in gone]
 
     def recycle(self, given_up: list[tuple[int, Path]]) -> None:
         """On any thread, when all syncs of the files are done: close them, keep some for later."""
         for descriptor, path in given_up:
             os.close(descriptor)
-            if len(self._spares) < _SPARES_MAX and path.stat().st_size == self._file_bytes:
+            if len(self._spares) < _SPARES_MAX and path.stat().st_size == self.file_bytes:
                 spare = path.with_suffix(".spare")
                 path.rename(spare)
                 self._spares.append(spare)
@@ -126,28 +137,34 @@ class Journal:
                 path.unlink()
 
     def clean(self, first: int, needed: set[int]) -> None:
-        """At the start: files before ``first`` that nothing needs become spares."""
-        self._spares.extend(sorted(self._folder.glob("*.spare"))[:_SPARES_MAX])
+        """At the start: files before ``first`` that nothing needs are removed, all others opened."""
+        spares = sorted(self._folder.glob("*.spare"))
+        self._spares.extend(spares[:_SPARES_MAX])
+        for path in spares[_SPARES_MAX:]:
+            path.unlink()
         for path in sorted(self._folder.glob("*.journal")):
             generation = int(path.stem)
             if generation < first and generation not in needed:
                 path.unlink()
-            elif generation <= first:
+            else:
                 self.descriptor(generation)
 
     def cut(self, generation: int, offset: int) -> None:
         """Forget everything from there on, on disk too, and continue there."""
         for path in self._folder.glob("*.journal"):
             if int(path.stem) > generation:
+                os.close(self._files.pop(int(path.stem)))
+                self.bytes_used -= self._sizes.pop(int(path.stem))
                 path.unlink()
                 self._is_folder_unsynced = True
         self.begin_at(generation, offset)
         if self.path_of(generation).exists():
             descriptor = self.descriptor(generation)
             os.ftruncate(descriptor, offset)
-            if offset < self._file_bytes:
-                os.posix_fallocate(descriptor, 0, self._file_bytes)
+            if offset < self.file_bytes:
+                os.posix_fallocate(descriptor, 0, self.file_bytes)
             os.fdatasync(descriptor)
+            self._count(generation, os.fstat(descriptor).st_size)
 
     def read(self, places: Sequence[int], lengths: Sequence[int]) -> list[bytes | memoryview]:
         """Batches by their places: near ones of one file are read in one go."""
@@ -163,7 +180,7 @@ class Journal:
                 wanted += lengths[end]
                 end += 1
             span = places[end - 1] + lengths[end - 1] - places[start]
-            view = memoryview(read_all(self.descriptor(generation), span, places[start] & _PLACE_MASK))
+            view = memoryview(read_all(self.descriptor(generation), span, places[start] & PLACE_MASK))
             for at in range(start, end):
                 begin = places[at] - places[start]
                 pieces.append(view[begin : begin + lengths[at]])
@@ -177,8 +194,8 @@ class Journal:
         self._files.clear()
 
 
-def write_all(descriptor: int, parts: list[bytes], offset: int) -> None:
-    """Write pieces one after another, in as few calls as the system allows."""
+def write_all(descriptor: int, parts: list[bytes], offset: int) -> int:
+    """Write pieces one after another, in as few calls as the system allows; where they end."""
     for start in range(0, len(parts), _PIECES_MAX):
         pieces: list[bytes | memoryview] = list(parts[start : start + _PIECES_MAX])
         while pieces:
@@ -188,6 +205,7 @@ def write_all(descriptor: int, parts: list[bytes], offset: int) -> None:
                 written -= len(pieces.pop(0))
             if pieces and written:
                 pieces[0] = memoryview(pieces[0])[written:]
+    return offset
 
 
 def read_all(descriptor: int, size: int, offset: int) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId, Position
-from oncelog.storage.contract import Entry, Notify, Recovered, Snapshot
+from oncelog.storage.contract import Entry, Notify, Recovered, Rollings, Snapshot
 from oncelog.storage.index import Logs
 from oncelog.storage.reading import Reading
 
@@ -96,9 +96,21 @@ class MemoryStorage(Reading):
         if self._disk is not None:
             self._disk.position_synced = self._synced
 
-    def start(self, notify: Notify, post: Callable[[Callable[[], None]], object], snapshot: Snapshot) -> None:
+    @property
+    def is_behind(self) -> bool:
+        """Memory has no journal."""
+        return False
+
+    def start(
+        self,
+        notify: Notify,
+        post: Callable[[Callable[[], None]], object],
+        snapshot: Snapshot,
+        rollings: Rollings | None = None,
+    ) -> None:
         """``post`` and ``snapshot`` are not needed."""
         del post, snapshot
+        self._rollings = rollings
         self._notify = notify
         if self._disk is not None:
             self._disk.is_same_boot = True

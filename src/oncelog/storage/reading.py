@@ -1,18 +1,23 @@
-"""The questions about batches that every storage answers alike, from the logs' indexes."""
+"""The questions about batches that every storage answers alike, from the logs' indexes: what is not settled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from oncelog.model.ids import LogId
-from oncelog.storage.contract import TimedBatch
+from oncelog.storage.contract import Rolling, TimedBatch
 from oncelog.storage.index import LogIndex, Logs
+
+#: Kafka's defaults of segment.bytes and segment.ms.
+ROLLING_DEFAULT: Final = Rolling(1024 * 1024 * 1024, 604_800_000)
 
 
 class Reading:
     """The reading half of the contract; ``_read_stored`` is the engine's own."""
 
     _logs: Logs
+    _rollings: Callable[[LogId], Rolling] | None = None
 
     def logs(self) -> list[LogId]:
         """Every log that something is kept of."""
@@ -52,4 +57,7 @@ class Reading:
     def first_batches(self, log: LogId) -> Iterable[tuple[int, int, int]]:
         """See the contract."""
         index = self._logs.by_id.get(log)
-        return index.stretches() if index is not None else ()
+        return index.stretches(self._rolling_of(log)) if index is not None else ()
+
+    def _rolling_of(self, log: LogId) -> Rolling:
+        return self._rollings(log) if self._rollings is not None else ROLLING_DEFAULT

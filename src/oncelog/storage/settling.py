@@ -1,67 +1,380 @@
-"""Settling: a checkpoint beside the loop, after which journal files that hold nothing retained are used again.
+"""Settling: what is still retained moves from the oldest journal files into a segment file, beside the loop.
 
-The plan is made on the owner's thread, at an exact position. A thread writes the checkpoint; appends go on meanwhile: the
-indexes only grow. When it is safe, ``done`` is called on the owner's thread with the generations that are still needed.
-Whatever is interrupted leaves the checkpoint from before and the journal files that it needs.
+One *round* is planned on the owner's thread in small steps, carried out on a thread of its own, and installed on the owner's
+thread in small steps again. On the thread, in this order, which is all that a crash at any point needs:
+
+1. the new segment file is written and synced, then its name;
+2. the journal is synced, since the checkpoint's indexes point into it and nothing before its position is checked again;
+3. the checkpoint is written, synced, renamed: from now on the new segment file counts, and those it replaces don't.
+
+Then, when every log reads from its new place, the journal files and the replaced segment files are given up. What was
+trimmed or dropped meanwhile is not moved. Appends go on all the time: the indexes only grow during a round.
 """
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
-from collections.abc import Callable, Iterable
+import queue
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Final
 
 from oncelog.model.errors import StorageError
+from oncelog.model.ids import LogId, Position
 from oncelog.storage.checkpoint import Place, Plan, write_checkpoint
-from oncelog.storage.folder import sync_folder
-from oncelog.storage.index import Logs
-from oncelog.storage.journal import PLACE_BITS
+from oncelog.storage.contract import Rolling, Snapshot
+from oncelog.storage.folder import Folder, sync_folder
+from oncelog.storage.index import LogIndex, Logs
+from oncelog.storage.journal import PLACE_BITS, Journal
+from oncelog.storage.mapped import MappedFiles
+from oncelog.storage.segments import SegmentFile, Segments, read_index, read_segment
+from oncelog.storage.stretches import Stretch, StretchIndex
+from oncelog.storage.writing import Chunk, SegmentWriter
+
+#: Logs that one step on the owner's thread looks at.
+_LOGS_A_STEP: Final = 64
+#: Batches and bytes that are moved in one piece of work: a few hundred microseconds.
+_CHUNK_BATCHES: Final = 512
+_CHUNK_BYTES: Final = 512 * 1024
+_SUM_STEP: Final = 16_384
+#: Bytes moved before the pages of what was read are let go.
+_MAPPED_BYTES_MAX: Final = 8 * 1024 * 1024
+#: Work of at least so long is followed by a rest: at least long enough for another thread to get the interpreter.
+_WORK_SECONDS: Final = 0.0003
+_REST_SECONDS: Final = 0.0002
+_REST_SECONDS_MAX: Final = 0.05
 
 
-def plan_of(logs: Logs) -> list[Plan]:
-    """What is retained now."""
-    return [
-        Plan(index, index.first, len(index.offsets), index.offset_start, index.offset_next)
-        for index in logs.by_id.values()
-    ]
+class Abandoned(Exception):
+    """Not an error: the storage closes. The round is given up: the checkpoint from before stays."""
 
 
-def generations_of(plans: Iterable[Plan]) -> set[int]:
-    """The journal files that hold something of the plans."""
-    found: set[int] = set()
-    for index, at, end, _, _ in plans:
-        while at < end:
-            generation = index.locations[at] >> PLACE_BITS
-            found.add(generation)
-            at = bisect_left(index.locations, (generation + 1) << PLACE_BITS, at, end)
-    return found
+class Round:
+    """One settling: what it is to do, and what came of it."""
+
+    def __init__(self, place: Place, rows: Iterable[bytes], moved_below: int, segment: int) -> None:
+        self.place, self.rows = place, rows
+        #: Batches before this place of the journal move.
+        self.moved_below = moved_below
+        #: The number that a new segment file gets; those written again; those that still count; those of no use.
+        self.segment = segment
+        self.rewritten: list[int] = []
+        self.kept: list[int] = []
+        self.unneeded: list[int] = []
+        self.plans: list[Plan] = []
+        self.descriptors: list[int] = []
+        self.outcome: SegmentFile | StorageError | None = None
+        self.is_done = self.is_installing = False
 
 
-def settle(folder: Path, descriptors: list[int], place: Place, plans: list[Plan], rows: Iterable[bytes]) -> set[int]:
-    """Make it safe: first the journal, which the indexes point into. The generations needed; raises StorageError."""
+def plan_of(index: LogIndex, round_: Round, rolling: Callable[[LogId], Rolling]) -> Plan | None:
+    """What becomes of one log's batches; None if nothing."""
+    end = bisect_left(index.locations, round_.place.generation << PLACE_BITS | round_.place.offset)
+    moved = bisect_left(index.locations, round_.moved_below, 0, end)
+    if index.first >= end and not moved and (index.settled is None or not round_.rewritten):
+        return None
+    offset_next = index.offsets[end] if end < len(index.offsets) else index.offset_next
+    return Plan(index, index.first, moved, end, offset_next, rolling(index.id))
+
+
+class Pace:
+    """Lets the settling rest after some work: as long as the work took, or next to nothing if it must hurry."""
+
+    def __init__(self, is_hurried: Callable[[], bool], is_abandoned: Callable[[], bool]) -> None:
+        self._is_hurried, self._is_abandoned = is_hurried, is_abandoned
+        self._begun = time.monotonic()
+
+    def breathe(self) -> None:
+        """Rest. Raises Abandoned."""
+        if self._is_abandoned():
+            raise Abandoned
+        worked = time.monotonic() - self._begun
+        if worked < _WORK_SECONDS:
+            return
+        time.sleep(_REST_SECONDS if self._is_hurried() else min(max(worked, _REST_SECONDS), _REST_SECONDS_MAX))
+        self._begun = time.monotonic()
+
+
+# -- on the thread ----------------------------------------------------------------------------------------------------
+
+
+def settle(folder: Folder, round_: Round, breathe: Callable[[], None]) -> SegmentFile | None:
+    """Carry a round out; the new segment file if there is something in it. Raises StorageError, Abandoned."""
     try:
-        for descriptor in descriptors:
+        file = move(folder, round_, breathe)
+        for descriptor in round_.descriptors:
             os.fdatasync(descriptor)
-        sync_folder(folder / "journal")
-        write_checkpoint(folder, place, plans, rows)
+        sync_folder(folder.journal)
+        numbers = round_.kept + ([file.number] if file is not None else [])
+        write_checkpoint(folder.path, round_.place, numbers, round_.plans, round_.rows, breathe)
     except OSError as error:
-        raise StorageError(f"The checkpoint in {folder} can't be written: {error.strerror or error}.") from error
-    return generations_of(plans)
+        raise StorageError(f"Settling in {folder.path} failed: {error.strerror or error}.") from error
+    return file
 
 
-def settle_beside(
-    folder: Path,
-    descriptors: list[int],
-    place: Place,
-    plans: list[Plan],
-    rows: Iterable[bytes],
-    tell: Callable[[Callable[[], None]], None],
-    done: Callable[[set[int] | StorageError], None],
-) -> None:
-    """The same, on its own thread."""
+def move(folder: Folder, round_: Round, breathe: Callable[[], None]) -> SegmentFile | None:
+    """Write the new segment file."""
+    old, merges = _old_stretches(folder, round_)
+    plans = [plan for plan in round_.plans if plan.moved > plan.first or plan.log.id in old]
+    if not plans:
+        return None
+    bytes_expected = sum(stretch.size for stretches in old.values() for _, stretch in stretches)
+    for plan in plans:
+        for at in range(plan.first, plan.moved, _SUM_STEP):
+            bytes_expected += sum(plan.log.lengths[at : min(at + _SUM_STEP, plan.moved)])
+            breathe()
+    path = folder.segments / f"{round_.segment:016d}.segment"
+    is_needed = False
+    writer = SegmentWriter(path, breathe)
     try:
-        needed: set[int] | StorageError = settle(folder, descriptors, place, plans, rows)
-    except StorageError as error:
-        needed = error
-    tell(lambda: done(needed))
+        writer.allocate(bytes_expected)
+        with MappedFiles(folder, _MAPPED_BYTES_MAX) as files:
+            for plan in plans:
+                writer.begin(plan.log.id, plan.rolling)
+                for number, stretch in old.get(plan.log.id, ()):
+                    for chunk in _old_chunks(files, number, stretch, plan.log.offset_start):
+                        writer.add(chunk)
+                for chunk in _journal_chunks(files, plan):
+                    writer.add(chunk)
+        file = writer.finish(round_.segment, merges)
+        is_needed = bool(file.stretches)
+    finally:
+        writer.close()
+        if not is_needed:
+            path.unlink()
+    if not is_needed:
+        return None
+    sync_folder(folder.segments)
+    return file
+
+
+def _old_stretches(folder: Folder, round_: Round) -> tuple[dict[LogId, list[tuple[int, Stretch]]], int]:
+    """By log, in order: the stretches of the files to be written again; and how often they were merged by then."""
+    logs = {plan.log.id: plan.log for plan in round_.plans} if round_.rewritten else {}
+    found: dict[LogId, list[tuple[int, Stretch]]] = {}
+    merges = 0
+    for number in round_.rewritten:
+        file = read_segment(folder.segments / f"{number:016d}.segment")
+        merges = max(merges, file.merges + 1)
+        for stretch in file.stretches:
+            index = logs.get(stretch.log)
+            if index is not None and index.settled is not None and stretch.offset_next > index.offset_start:
+                found.setdefault(stretch.log, []).append((number, stretch))
+    for stretches in found.values():
+        stretches.sort(key=lambda item: item[1].offset)
+    return found, merges
+
+
+def _journal_chunks(files: MappedFiles, plan: Plan) -> Iterator[Chunk]:
+    index = plan.log
+    at = max(plan.first, index.first)
+    while at < plan.moved:
+        to = _chunk_end(index.lengths[at : min(at + _CHUNK_BATCHES, plan.moved)].tolist()) + at
+        lengths = index.lengths[at:to].tolist()
+        pieces = files.of_journal(index.locations[at:to].tolist(), lengths)
+        offset_next = index.offsets[to] if to < plan.end else plan.offset_next
+        yield Chunk(index.offsets[at:to], index.timestamps[at:to], lengths, offset_next, pieces)
+        at = to
+
+
+def _old_chunks(files: MappedFiles, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
+    descriptor, path = files.segment(number)
+    batches = read_index(descriptor, path, stretch.at + stretch.size, stretch.batches, stretch.index_crc)
+    at = batches.place(offset_start)
+    while at < stretch.batches:
+        lengths = _lengths(batches, at, min(at + _CHUNK_BATCHES, stretch.batches))
+        to = _chunk_end(lengths) + at
+        del lengths[to - at :]
+        offset_next = batches.offsets[to] if to < stretch.batches else stretch.offset_next
+        pieces = files.of_segment(number, stretch.at + batches.begin_of(at), lengths)
+        yield Chunk(batches.offsets[at:to], batches.timestamps[at:to], lengths, offset_next, pieces)
+        at = to
+
+
+def _lengths(batches: StretchIndex, start: int, end: int) -> list[int]:
+    ends = [batches.begin_of(start), *batches.ends[start:end]]
+    return [after - before for before, after in pairwise(ends)]
+
+
+def _chunk_end(lengths: list[int]) -> int:
+    """How many of these batches make one piece of work."""
+    return max(1, bisect_right(list(accumulate(lengths)), _CHUNK_BYTES))
+
+
+# -- on the owner's thread --------------------------------------------------------------------------------------------
+
+
+class Settler:
+    """Runs rounds, one at a time. ``on_settled`` is given the journal files that are of no use any more."""
+
+    def __init__(
+        self, folder: Folder, journal: Journal, logs: Logs, segments: Segments, *, journal_bytes: int, hurry_bytes: int
+    ) -> None:
+        self._folder, self._journal, self._logs, self._segments = folder, journal, logs, segments
+        #: The newest journal files, so many, stay as they are: much of what they hold may expire before it must move.
+        self._files_kept = journal_bytes // 2 // journal.file_bytes
+        self._hurry_bytes = hurry_bytes
+        self._round: Round | None = None
+        self._steps: Iterator[None] = iter(())
+        self._thread: threading.Thread | None = None
+        self._jobs: queue.SimpleQueue[Round | list[Path] | None] = queue.SimpleQueue()
+        self._is_closing = False
+
+    def start(
+        self,
+        snapshot: Snapshot,
+        rollings: Callable[[LogId], Rolling],
+        tell: Callable[[Callable[[], None]], None],
+        on_settled: Callable[[list[tuple[int, Path]]], None],
+        on_failed: Callable[[StorageError], None],
+    ) -> None:
+        """``tell`` runs a callable on the owner's thread."""
+        self._snapshot, self._rollings, self._tell = snapshot, rollings, tell
+        self._on_settled, self._on_failed = on_settled, on_failed
+        self._thread = threading.Thread(target=self._run, name="oncelog settling", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a round is under way."""
+        return self._round is not None
+
+    def begin(self, position: Position) -> None:
+        """Begin a round as of ``position``, up to which all is written."""
+        newest = self._journal.generation
+        generation = max(self._journal.oldest, newest - self._files_kept)
+        self._round = self._new_round(position, generation << PLACE_BITS)
+        self._round.rewritten = self._segments.to_rewrite() if not self._is_hurried() else []
+        self._steps = self._plan(self._round)
+        self._step()
+
+    def _new_round(self, position: Position, moved_below: int) -> Round:
+        journal, segments = self._journal, self._segments
+        place = Place(position, journal.generation, journal.offset)
+        round_ = Round(place, self._snapshot(), moved_below, segments.number_next)
+        round_.unneeded = sorted(segments.empty)
+        return round_
+
+    def _step(self) -> None:
+        """One step, then the owner has its turn."""
+        if self._is_closing:
+            return
+        for _ in self._steps:
+            self._tell(self._step)
+            return
+
+    def _plan(self, round_: Round) -> Iterator[None]:
+        yield from self._plan_logs(round_)
+        self._jobs.put(round_)
+
+    def _plan_logs(self, round_: Round) -> Iterator[None]:
+        gone = {*round_.unneeded, *round_.rewritten}
+        round_.kept = [number for number in self._segments.files if number not in gone]
+        round_.descriptors = self._journal.descriptors()
+        indexes = list(self._logs.by_id.values())
+        for at in range(0, len(indexes), _LOGS_A_STEP):
+            yield
+            for index in indexes[at : at + _LOGS_A_STEP]:
+                if index.id in self._logs.by_id and (plan := plan_of(index, round_, self._rollings)) is not None:
+                    round_.plans.append(plan)
+
+    def _run(self) -> None:
+        """On the thread."""
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, Round):
+                self._carry_out(job)
+            else:
+                for path in job:
+                    path.unlink()
+
+    def _carry_out(self, round_: Round) -> None:
+        pace = Pace(self._is_hurried, lambda: self._is_closing)
+        try:
+            round_.outcome = settle(self._folder, round_, pace.breathe)
+            round_.is_done = True
+        except Abandoned:
+            return
+        except StorageError as error:
+            round_.outcome = error
+        finally:
+            if not round_.is_done and round_.outcome is None and not self._is_closing:
+                round_.outcome = StorageError("Settling ended by a bug of its own; see the traceback.")
+            self._tell(partial(self._carried_out, round_))
+
+    def _is_hurried(self) -> bool:
+        return self._journal.bytes_used > self._hurry_bytes
+
+    def _carried_out(self, round_: Round) -> None:
+        if self._is_closing:
+            return
+        if isinstance(round_.outcome, StorageError):
+            self._on_failed(round_.outcome)
+            return
+        self._steps = self._install(round_)
+        self._step()
+
+    def _install(self, round_: Round) -> Iterator[None]:
+        """Let every log read from its new place, then give up the old ones."""
+        file = round_.outcome
+        assert not isinstance(file, StorageError)
+        round_.is_installing = True
+        new: dict[LogId, list[Stretch]] = {}
+        if file is not None:
+            self._segments.add(file)
+            for stretch in file.stretches:
+                new.setdefault(stretch.log, []).append(stretch)
+        for number, plan in enumerate(round_.plans):
+            if number % _LOGS_A_STEP == 0:
+                yield
+            if plan.log.id in self._logs.by_id:
+                self._install_log(plan, round_.segment, new.get(plan.log.id, []))
+        yield
+        gone = self._segments.give_up(round_.unneeded + round_.rewritten)
+        if gone:
+            self._jobs.put(gone)
+        self._round = None
+        self._on_settled(self._journal.give_up_before(round_.moved_below >> PLACE_BITS))
+
+    def _install_log(self, plan: Plan, number: int, stretches: list[Stretch]) -> None:
+        index = plan.log
+        for stretch in stretches:
+            if stretch.offset_next > index.offset_start:
+                self._segments.install(index, number, stretch)
+        self._segments.skip(index)
+        self._logs.give_up(index, plan.moved)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """End the thread; what it is about is given up."""
+        self._is_closing = True
+        self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def finish(self, position: Position) -> None:
+        """After ``end``: install what was carried out, and write a last checkpoint as of ``position``. Moves nothing."""
+        round_ = self._round
+        if round_ is not None and round_.is_done:
+            if not round_.is_installing:
+                self._steps = self._install(round_)
+            for _ in self._steps:
+                continue
+        self._remove_left()
+        last = self._new_round(position, 0)
+        for _ in self._plan_logs(last):
+            continue
+        settle(self._folder, last, lambda: None)
+        self._jobs.put(self._segments.give_up(last.unneeded))
+        self._remove_left()
+
+    def _remove_left(self) -> None:
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            for path in job if isinstance(job, list) else ():
+                path.unlink()
