@@ -37,6 +37,8 @@ class Told:
     def synced(self, position: Position) -> None:
         self.position = position
 
+    def relieved(self) -> None: ...
+
     def failed(self, error: StorageError) -> None:
         self.failures.append(error)
 

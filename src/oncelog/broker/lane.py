@@ -239,6 +239,10 @@ class Lane:
             action(*arguments)
         if shown:
             self.on_visible(shown)
+        self.relieved()
+
+    def relieved(self) -> None:
+        """Producers may go on once neither the disk nor the settling is behind."""
         storage = self.storage
         if self._is_pressed and storage.bytes_unsynced <= UNSYNCED_BYTES_MAX // 2 and not storage.is_behind:
             self._is_pressed = False

@@ -69,7 +69,10 @@ class Notify(Protocol):
     """What the storage tells its owner, always on the owner's thread (the loop)."""
 
     def synced(self, position: Position) -> None:
-        """All entries up to ``position`` are on disk. May be told again: then ``is_behind`` may have changed."""
+        """All entries up to ``position`` are on disk."""
+
+    def relieved(self) -> None:
+        """``is_behind`` may be False again."""
 
     def failed(self, error: StorageError) -> None:
         """The storage has failed for good."""

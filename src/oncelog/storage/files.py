@@ -383,7 +383,7 @@ class FileStorage(Reading):
         if self._failure is None and self._thread is not None and self._notify is not None:
             if self._journal.bytes_used > self._settle_bytes:
                 self._begin_round()
-            self._notify.synced(self._synced)
+            self._notify.relieved()
 
     def _settle_failed(self, failure: StorageError) -> None:
         if self._failure is None:

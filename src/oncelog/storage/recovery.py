@@ -29,8 +29,6 @@ class JournalReader:
         """(generation, entry) of all entries; raises StorageError for damage."""
         if self.position:
             self._needed.add(self.generation)
-        elif self._paths and self.generation not in self._paths:
-            raise StorageError(f"The checkpoint is missing: the journal begins with {min(self._paths.values()).name}.")
         if missing := sorted(self._needed - self._paths.keys()):
             raise StorageError(f"The journal's file {missing[0]:016d}.journal is missing: restore it from a copy.")
         while self.generation in self._paths:
@@ -66,10 +64,17 @@ class JournalReader:
                     if later.position <= self.position:
                         continue
                     if self._is_same_boot or later.position_synced > self.position:
-                        raise StorageError(
-                            f"The journal is damaged: {self._paths[self.generation]} has a bad entry at offset "
-                            f"{self.offset}, but sound ones follow. Nothing was changed; restore the file from a copy."
-                        )
+                        raise StorageError(self._damage())
+
+    def _damage(self) -> str:
+        path = self._paths.get(self.generation)
+        if path is None and not self.position:
+            return f"The checkpoint is missing: the journal begins with {min(self._paths.values()).name}."
+        where = f"{path} has a bad entry" if path is not None else f"{self.generation:016d}.journal is missing"
+        return (
+            f"The journal is damaged: {where} at offset {self.offset}, but sound entries follow. Nothing was changed; "
+            "restore the file from a copy."
+        )
 
     def _mapped(self, generation: int) -> _Mapped:
         return _Mapped(self._paths[generation])

@@ -59,6 +59,7 @@ class HandStorage:
         self.position_written = self.position_synced = Position(0)
         self.syncs_wanted = 0
         self.bytes_unsynced = 0
+        self.is_behind = False
         self.sync_seconds = 0.0
         self.let_go: list[tuple[Any, ...]] = []
         self.failure: StorageError | None = None
@@ -259,6 +260,25 @@ def test_producers_pause_when_too_much_waits_for_the_disk(bench: Bench) -> None:
     assert pressure == [True]
     bench.storage.bytes_unsynced = UNSYNCED_BYTES_MAX // 2
     bench.sync()
+    assert pressure == [True, False]
+
+
+def test_producers_pause_while_settling_is_behind(bench: Bench) -> None:
+    """Law 8: the journal is bounded. On at the end of a turn; off when the storage says so and both bounds are kept."""
+    pressure: list[bool] = []
+    bench.lane.on_pressure = pressure.append
+    bench.storage.is_behind = True
+    bench.append()
+    bench.loop.turn()
+    bench.sync()
+    assert pressure == [True]
+    bench.lane.relieved()
+    assert pressure == [True]
+    bench.storage.is_behind, bench.storage.bytes_unsynced = False, UNSYNCED_BYTES_MAX
+    bench.lane.relieved()
+    assert pressure == [True]
+    bench.storage.bytes_unsynced = 0
+    bench.lane.relieved()
     assert pressure == [True, False]
 
 
