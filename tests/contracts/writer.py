@@ -51,7 +51,7 @@ def main(folder: str, durability: Any) -> None:
             storage.sync_soon()
         if at % 50 == 0 and at > 3000:
             storage.trim(log, at // 3 - 900)
-        if at - storage.position_synced > 100 or storage.is_behind or at % 16 == 0:
+        while storage.position_written - storage.position_synced > 100 or storage.is_behind:
             told.calls.get()()
         while not told.calls.empty():
             told.calls.get()()

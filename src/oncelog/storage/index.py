@@ -27,6 +27,8 @@ _RUN_BYTES_MAX: Final = 1_048_576
 #: Below this mean size batches of the tail are joined: one copy is cheaper than many pieces.
 _JOIN_MEAN_BYTES: Final = 16_384
 _COMPACT_MIN: Final = 4_096
+#: Batches that are let go of in one step.
+_LET_GO_STEP: Final = 1_024
 #: Batches in memory, however small: each costs some 50 bytes more than its own.
 _TAIL_BATCHES_MAX: Final = 1_000_000
 
@@ -126,15 +128,12 @@ class LogIndex:
             del self.tail[: dead + 1]
         return size
 
-    def give_up(self, gone: int) -> int:
-        """Forget the first ``gone`` batches, settled or not retained; the bytes that were in memory."""
-        freed = 0
-        while self.tail_first < gone:
-            freed += self.forget_oldest()
+    def give_up(self, gone: int) -> None:
+        """Forget the first ``gone`` batches, settled or not retained; none of them is in memory."""
+        assert gone <= self.tail_first
         del self.offsets[:gone], self.timestamps[:gone], self.locations[:gone], self.lengths[:gone]
         self.first = max(0, self.first - gone)
         self.tail_first -= gone
-        return freed
 
     def generations(self, bits: int) -> Iterator[int]:
         """The journal files that hold its batches: their locations without the lowest ``bits``."""
@@ -232,9 +231,12 @@ class Logs:
         if self._tail_bytes_max is not None:
             self._order.append(index)
 
-    def give_up(self, index: LogIndex, gone: int) -> None:
-        """Forget a log's first ``gone`` batches: they are settled, or not retained."""
-        self.tail_bytes -= index.give_up(gone)
+    def let_go(self, index: LogIndex, first: int) -> Iterator[None]:
+        """Let the batches before ``first`` of a log go from memory, in small steps."""
+        while index.tail_first < first:
+            for _ in range(min(_LET_GO_STEP, first - index.tail_first)):
+                self.tail_bytes -= index.forget_oldest()
+            yield
 
     def bound(self) -> None:
         """Let the oldest batches in memory go; only when all are written somewhere else."""

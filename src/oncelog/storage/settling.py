@@ -331,6 +331,7 @@ class Settler:
         for number, plan in enumerate(round_.plans):
             if number % _LOGS_A_STEP == 0:
                 yield
+            yield from self._logs.let_go(plan.log, plan.moved)
             if plan.log.id in self._logs.by_id:
                 self._install_log(plan, round_.segment, new.get(plan.log.id, []))
         yield
@@ -346,7 +347,7 @@ class Settler:
             if stretch.offset_next > index.offset_start:
                 self._segments.install(index, number, stretch)
         self._segments.skip(index)
-        self._logs.give_up(index, plan.moved)
+        index.give_up(plan.moved)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
