@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from oncelog.model.errors import StorageError
@@ -32,7 +33,9 @@ class Told:
         """Turns, until something is so; waits for what other threads post."""
         deadline = time.monotonic() + WAIT_SECONDS_MAX
         while not is_so():
-            self.calls.get(timeout=max(0.001, deadline - time.monotonic()))()
+            assert time.monotonic() < deadline, "it does not come"
+            with contextlib.suppress(Empty):
+                self.calls.get(timeout=0.01)()
 
     def synced(self, position: Position) -> None:
         self.position = position

@@ -136,7 +136,11 @@ class FileStorage(Reading):
             self._logs.by_id.update((index.id, index) for index in loaded.indexes)
             self._segments.load(loaded.segments, self._logs)
         except OSError as error:
+            self._release()
             raise StorageError(f"The data in {self._folder.path} can't be read: {error.strerror or error}.") from error
+        except StorageError:
+            self._release()
+            raise
         needed = {generation for index in loaded.indexes for generation in index.generations(PLACE_BITS)}
         return Recovered(loaded.chunks, self._replay(loaded.place, needed, is_same_boot), is_same_boot)
 
@@ -399,9 +403,12 @@ class FileStorage(Reading):
                 if self._failure is None:
                     self._settler.finish(self._written)
         finally:
-            self._segments.close()
-            self._journal.close()
-            self._folder.close()
+            self._release()
+
+    def _release(self) -> None:
+        self._segments.close()
+        self._journal.close()
+        self._folder.close()
 
     def _end_threads(self) -> None:
         """Everything flushed, asked to be synced, and the threads ended."""

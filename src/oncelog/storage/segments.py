@@ -288,7 +288,7 @@ def read_segment(path: Path) -> SegmentFile:
         place = max(size - FOOT.size, 0)
         foot = os.pread(descriptor, FOOT.size, place)
         mark, number, merges, at, count, crc = FOOT.unpack(foot) if len(foot) == FOOT.size else (b"", 0, 0, 0, 0, 0)
-        if mark != MARK or path.stem != f"{number:016d}":
+        if mark != MARK or at + count * DIRECTORY.size > place or path.stem != f"{number:016d}":
             raise StorageError(
                 f"The segment file {path} is damaged: bad foot at offset {place}. Restore it from a copy."
             )
