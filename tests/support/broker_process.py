@@ -111,6 +111,13 @@ class BrokerProcess:
         self._process = None
         assert code == 0, f"exit code {code} after SIGTERM:\n{self.log[-4000:]}"
 
+    def wait(self) -> int:
+        """It ends by itself: its exit code."""
+        assert self._process is not None
+        code = self._process.wait(STOP_SECONDS_MAX)
+        self._process = None
+        return code
+
     def pause(self) -> None:
         """SIGSTOP: it lives, and does nothing."""
         os.kill(self.process_id, signal.SIGSTOP)
