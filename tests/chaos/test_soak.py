@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import threading
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ PARTITIONS = 6
 #: Two thirds are kept for so long that they must be settled; the rest expires in the journal.
 KEPT_MS, SHORT_MS = 20_000, 2_000
 BYTES_A_SECOND_MAX = 60 * MIB
-#: Journal at its bound, its spare files, what is retained for KEPT_MS and until the next check, and as much in half-empty segments.
+#: Journal at its bound, its spares, what is retained for KEPT_MS and until the next check, as much in half-empty segments.
 DISK_BYTES_MAX = 1280 * MIB + 2 * 26 * BYTES_A_SECOND_MAX
 MEMORY_BYTES_MAX = 500 * MIB
 
@@ -53,7 +54,7 @@ class Load(threading.Thread):
         self.stop = threading.Event()
         self.sent = self.acknowledged = 0
         self.errors: list[str] = []
-        self._bootstrap = bootstrap
+        self._address = bootstrap
 
     def _delivered(self, error: object, _: object) -> None:
         if error is not None:
@@ -62,7 +63,7 @@ class Load(threading.Thread):
             self.acknowledged += 1
 
     def run(self) -> None:
-        writer = producer(self._bootstrap, queue_buffering_max_messages=50_000, linger_ms=5, batch_size=500_000)
+        writer = producer(self._address, queue_buffering_max_messages=50_000, linger_ms=5, batch_size=500_000)
         value, begun = os.urandom(1000), time.monotonic()
         while not self.stop.is_set():
             topic = "short" if self.sent % 3 == 0 else "kept"
@@ -108,8 +109,11 @@ def test_bulk_load_with_short_retention(tmp_path: Path) -> None:
             rate = (load.acknowledged - before) * 1000 / MIB / (SECONDS / WINDOWS)
             memory, disk = memory_bytes(broker.process_id) / MIB, disk_bytes(broker.data) / MIB
             windows.append((taken[len(taken) * 99 // 100], memory, disk, rate))
-            print(f"p50 {statistics.median(taken):6.1f} ms  p99 {windows[-1][0]:6.1f} ms  RSS {memory:4.0f} MiB"
-                  f"  disk {disk:5.0f} MiB  {rate:5.1f} MiB/s", flush=True)  # fmt: skip
+            sys.stdout.write(
+                f"p50 {statistics.median(taken):6.1f} ms  p99 {windows[-1][0]:6.1f} ms  RSS {memory:4.0f} MiB  "
+                f"disk {disk:5.0f} MiB  {rate:5.1f} MiB/s\n"
+            )
+            sys.stdout.flush()
         load.stop.set()
         load.join(90)
         broker.assert_healthy()
