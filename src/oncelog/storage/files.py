@@ -58,7 +58,7 @@ class FileStorage(Reading):
         journal_file_bytes: int = 64 * 1024 * 1024,
         tail_bytes: int = 64 * 1024 * 1024,
         settle_bytes: int = 256 * 1024 * 1024,
-        settle_entries: int = 1_000_000,
+        settle_entries: int = 300_000,
         journal_bytes_max: int = 1024 * 1024 * 1024,
     ) -> None:
         self._folder = Folder(Path(folder))
