@@ -13,6 +13,7 @@ import oncelog
 from oncelog.cli import groups, topics, transactions
 from oncelog.cli.failures import CommandError, ExitCode
 from oncelog.cli.options import BOOTSTRAP, AsJson, Bootstrap
+from oncelog.cli.verify import verify
 from oncelog.model.errors import SettingError
 
 _HELP: Final = """Kafka's protocol with complete exactly-once semantics, in one process and one folder.
@@ -24,6 +25,7 @@ Begin with `oncelog serve`, then point any Kafka client at 127.0.0.1:9092. Each 
 app = App(name="oncelog", help=_HELP, version=oncelog.__version__, version_format="plaintext")
 for part in (topics.app, groups.app, transactions.app):
     app.command(part)
+app.command(verify)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

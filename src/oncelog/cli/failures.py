@@ -16,6 +16,8 @@ class ExitCode(IntEnum):
     STORAGE_FAILED = 5
     NO_BROKER = 6
     REFUSED = 7
+    VIOLATED = 10
+    UNPROVEN = 11
 
 
 class CommandError(Exception):

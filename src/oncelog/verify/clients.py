@@ -1,0 +1,157 @@
+"""confluent-kafka for verification: settings, topics, and what can be asked of a cluster from outside.
+
+Everything here blocks, and ends within its timeout with a ClusterError whose text says what to do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel as Level
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewTopic
+
+from oncelog.verify.history import COMMITTED, NO_OFFSET, Read
+
+Partition = tuple[str, int]
+#: Offset and value.
+Found = tuple[int, str]
+
+CALL_SECONDS: Final = 20.0
+_LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+FINAL_READ_SECONDS_MAX: Final = 180.0
+
+#: Quick to come back after a cut connection. Librdkafka's "rebootstrap" is off: when its only broker was away, it may go on to
+#: use the handle that it has given up, and send_offsets_to_transaction never returns.
+_QUICK: Final[dict[str, Any]] = {
+    "reconnect.backoff.ms": 20,
+    "reconnect.backoff.max.ms": 500,
+    "retry.backoff.ms": 50,
+    "socket.timeout.ms": 6000,
+    "log_level": 0,
+    "metadata.recovery.strategy": "none",
+}
+
+
+class ClusterError(Exception):
+    """The cluster does not do what verification needs; the text says what, and what to look at."""
+
+
+def settings(bootstrap: str, client: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    """``linger_ms=5`` as ``linger.ms``. ``client``: what the user gives on top."""
+    named = {name.replace("_", "."): value for name, value in more.items()}
+    return {"bootstrap.servers": bootstrap, **_QUICK, **named, **client}
+
+
+def error_of(failure: KafkaException) -> KafkaError:
+    """confluent-kafka's error inside its exception."""
+    error: KafkaError = failure.args[0]
+    return error
+
+
+def words(failure: KafkaException) -> str:
+    """``_TIMED_OUT: no answer``."""
+    error = error_of(failure)
+    return f"{error.name()}: {error.str()}"
+
+
+def take(consumer: Consumer, count: int, seconds: float) -> list[Read]:
+    """What a consumer gets now; errors that it gets over by itself are left out."""
+    found: list[Any] = [message for message in consumer.consume(count, seconds) if message.error() is None]
+    return [
+        (each.topic(), each.partition(), each.offset(), (each.value() or b"").decode(errors="replace"))
+        for each in found
+    ]
+
+
+class Cluster:
+    """A cluster from outside, without any fault between."""
+
+    def __init__(self, bootstrap: str, client: Mapping[str, str]) -> None:
+        self.bootstrap, self._client = bootstrap, client
+        self._admin = AdminClient(settings(bootstrap, client))
+
+    def check_reachable(self, seconds: float = 10.0) -> int:
+        """The number of brokers. ClusterError if none answers."""
+        try:
+            return len(self._admin.list_topics(timeout=seconds).brokers)
+        except KafkaException as failure:
+            raise ClusterError(
+                f"no Kafka broker answers at {self.bootstrap} ({words(failure)}). "
+                "Check --bootstrap, and --set for a login."
+            ) from None
+
+    def create_topics(self, topics: Mapping[str, int], replication: int) -> None:
+        """New topics by their number of partitions; returns when they can be used."""
+        wanted = [
+            NewTopic(name, count, replication, config={"retention.ms": "-1", "retention.bytes": "-1"})
+            for name, count in topics.items()
+        ]
+        for name, made in self._admin.create_topics(wanted, request_timeout=CALL_SECONDS).items():
+            try:
+                made.result(CALL_SECONDS)
+            except KafkaException as failure:
+                raise ClusterError(f"topic {name} can't be created: {words(failure)}") from None
+        deadline = time.monotonic() + CALL_SECONDS
+        for name, count in topics.items():
+            while len(self._admin.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions) < count:
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"topic {name} has no {count} partitions {CALL_SECONDS:.0f} s after it was made")
+                time.sleep(0.05)
+
+    def delete_topics(self, topics: Sequence[str]) -> None:
+        """What a run has made. A failure is no verdict: it is told, not raised."""
+        for made in self._admin.delete_topics(list(topics), request_timeout=CALL_SECONDS).values():
+            try:
+                made.result(CALL_SECONDS)
+            except KafkaException:
+                continue
+
+    def ends(self, partitions: Iterable[Partition], isolation: str) -> dict[Partition, int]:
+        """The last stable offsets, or the high watermarks for read_uncommitted."""
+        level = Level.READ_COMMITTED if isolation == COMMITTED else Level.READ_UNCOMMITTED
+        asked = {TopicPartition(*where): _LATEST for where in partitions}
+        answers = self._admin.list_offsets(asked, isolation_level=level, request_timeout=CALL_SECONDS)
+        return {(where.topic, where.partition): made.result(CALL_SECONDS).offset for where, made in answers.items()}
+
+    def offsets(self, group: str, topic: str, partitions: int, *, stable: bool = False) -> dict[int, int]:
+        """The committed offsets of a group; -1 where there is none."""
+        asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, index) for index in range(partitions)])]
+        answers = self._admin.list_consumer_group_offsets(asked, require_stable=stable, request_timeout=CALL_SECONDS)
+        found = answers[group].result(CALL_SECONDS).topic_partitions
+        return {each.partition: max(each.offset, NO_OFFSET) for each in found}
+
+    def read_all(self, partitions: Sequence[Partition], isolation: str) -> dict[Partition, tuple[list[Found], bool]]:
+        """(offset, value) of each partition from 0 to its end, and whether the end was reached."""
+        reader = Consumer(
+            settings(
+                self.bootstrap,
+                self._client,
+                group_id="oncelog-verify-reader",
+                isolation_level=isolation,
+                enable_auto_commit=False,
+                enable_partition_eof=True,
+                auto_offset_reset="earliest",
+                fetch_wait_max_ms=50,
+            )
+        )
+        found: dict[Partition, list[Found]] = {where: [] for where in partitions}
+        waiting = set(partitions)
+        deadline = time.monotonic() + FINAL_READ_SECONDS_MAX
+        try:
+            reader.assign([TopicPartition(*where, 0) for where in partitions])
+            while waiting and time.monotonic() < deadline:
+                message: Any
+                for message in reader.consume(1000, 0.2):
+                    error, where = message.error(), (message.topic(), message.partition())
+                    if error is None:
+                        found[where].append((message.offset(), (message.value() or b"").decode(errors="replace")))
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        waiting.discard(where)
+            return {where: (records, where not in waiting) for where, records in found.items()}
+        finally:
+            reader.close()
