@@ -69,8 +69,14 @@ class Upkeep:
         if after is not None and transactions.is_open(after):
             broker.state.alarms.set(after.started_ms + after.timeout_ms, "transaction", transactional_id)
 
-    def _group_due(self, group: str, now_ms: int) -> None:
-        self._broker.commit(None, decide_alarm(self._broker.state, group, now_ms))
+    def _group_due(self, group_id: str, now_ms: int) -> None:
+        broker, groups = self._broker, self._broker.state.groups.by_id
+        before = groups.get(group_id)
+        broker.commit(None, decide_alarm(broker.state, group_id, now_ms))
+        after = groups.get(group_id)
+        gone = [] if before is None else [one for one in before.members if after is None or one not in after.members]
+        if gone:
+            broker.log.info("group members removed: silent, or late in a rebalance", group=group_id, members=gone)
 
     def _sweep_due(self, _: str, now_ms: int) -> None:
         self._broker.state.alarms.set(now_ms + self._broker.state.settings.retention_check_ms, _SWEEP, "")
