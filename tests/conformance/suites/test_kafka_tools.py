@@ -31,9 +31,10 @@ def refused(broker: Broker, main: str, *arguments: str) -> str:
 
 
 def table(text: str) -> list[dict[str, str]]:
-    """The rows of a table with a line of headings."""
-    lines = [re.split(r"\s*\t\s*|\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
-    return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
+    """The rows of a table with a line of headings: parted by tabs, else by spaces."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [[cell.strip() for cell in line.split("\t")] if "\t" in line else line.split() for line in lines]
+    return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
 
 
 def fill(broker: Broker, topic: str, count: int) -> None:

@@ -164,7 +164,15 @@ final class Producing extends Checks {
         return copied;
     }
 
-    public void anotherInstanceFencesTheFirst() throws Exception {
+    public void anotherInstanceFencesRecordsOfTheFirst() throws Exception {
+        fencing(true);
+    }
+
+    public void anotherInstanceFencesTheCommitOfTheFirst() throws Exception {
+        fencing(false);
+    }
+
+    private void fencing(boolean sendsLate) throws Exception {
         String topic = topic("records", 1);
         KafkaProducer<String, String> first = transactional("id");
         first.beginTransaction();
@@ -173,7 +181,8 @@ final class Producing extends Checks {
         try (KafkaProducer<String, String> second = transactional("id")) {
             same(List.of(), all(topic, "read_committed"));
             fails(() -> {
-                send(first, topic, 0, "late");
+                if (sendsLate)
+                    send(first, topic, 0, "late");
                 first.commitTransaction();
                 return null;
             }, ProducerFencedException.class, InvalidProducerEpochException.class);
