@@ -6,12 +6,11 @@ Why not a library: docs/decisions/log.md.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
-
-import msgspec
 
 #: The levels, from the most talkative one.
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -71,7 +70,8 @@ def quoted(value: object) -> str:
     text = _short(str(value))
     if text and text.isprintable() and not any(character in " =\"'" for character in text):
         return text
-    return msgspec.json.encode(text).decode()
+    # Printable letters stay letters; else even what only some readers take for a line's end or a command is escaped.
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _json_line(now: str, level: str, event: str, fields: dict[str, Any]) -> str:
@@ -79,7 +79,7 @@ def _json_line(now: str, level: str, event: str, fields: dict[str, Any]) -> str:
         name: value if isinstance(value, int | float) or value is None else _short(str(value))
         for name, value in fields.items()
     }
-    return msgspec.json.encode({"time": now, "level": level, "event": event} | plain).decode() + "\n"
+    return json.dumps({"time": now, "level": level, "event": event} | plain) + "\n"
 
 
 def _short(text: str) -> str:
