@@ -13,8 +13,9 @@ from tests.contracts.world import Told, batch, joined, opened, settle
 
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId
-from oncelog.storage import FileStorage
+from oncelog.storage import FileStorage, settling
 from oncelog.storage.contract import Entry, Rolling
+from oncelog.storage.segments import read_segment
 
 SIZES: dict[str, Any] = {"journal_file_bytes": 8192, "tail_bytes": 4096, "settle_bytes": 16_384}
 
@@ -58,6 +59,7 @@ class Bench:
     def settle(self) -> None:
         settle(self.storage, self.told)
         assert self.told.failures == []
+        self.told.turn_until(lambda: len(self.files()) == len(self.storage._segments.files))
 
     def check(self, log: int, start: int = 0) -> None:
         expected = b"".join(batch(log, offset, 200).data for offset in range(start, self.ends[log]))
@@ -85,7 +87,8 @@ def test_the_same_bytes_from_tail_journal_and_segments(tmp_path: Path) -> None:
     bench.storage.close()
 
 
-def test_what_is_not_retained_is_never_moved(tmp_path: Path) -> None:
+def test_what_is_not_retained_is_never_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted and expired data is written once, also what expires while a round is under way."""
     bench = Bench(tmp_path / "d")
     bench.append(1, 150)
     bench.append(2, 150)
@@ -94,6 +97,19 @@ def test_what_is_not_retained_is_never_moved(tmp_path: Path) -> None:
     bench.settle()
     assert bench.files() == []
     assert bench.storage.journal_bytes <= 3 * 8192
+    bench.append(3, 200)
+    bench.storage.trim(LogId(3), 90)
+    moving = settling.move
+
+    def trimmed(*arguments: Any) -> Any:  # by retention, when the round is planned already
+        bench.storage.trim(LogId(3), 110)
+        return moving(*arguments)
+
+    monkeypatch.setattr(settling, "move", trimmed)
+    bench.settle()
+    moved = [stretch for path in bench.files() for stretch in read_segment(path).stretches]
+    assert [stretch.offset for stretch in moved] == [110]
+    bench.check(3, 110)
     bench.storage.close()
 
 
