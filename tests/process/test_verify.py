@@ -65,6 +65,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     for options, told in (
         (("--faults", "kil"), "there is no fault 'kil'; there are kill"),
         (("--faults", "hook"), "--on-fault"),
+        (("--faults", "late:fetsch"), "late:fetsch: one of"),
         (("--duration", "soon"), "write 90s, 10m or 2h"),
         (("--set", "x"), "no NAME=VALUE"),
         (("--history", str(tmp_path / "none")), "can't read the history"),

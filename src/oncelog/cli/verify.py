@@ -71,13 +71,14 @@ def verify(
         Of the readers. With read_uncommitted, aborted records may be read; the final reading is done with both.
     faults
         Names with commas between them, all, or none. kill, zombie, pause: of workers. cut, off: all connections. cut-at, lose,
-        drop, delay, late, refuse: single requests. double: a request arrives twice (not part of all). hook: --on-fault.
+        drop, delay, late, refuse: single requests, or those of one API: late:end_txn. double: a request arrives twice (not
+        part of all). hook: --on-fault.
     on_fault
         A command of the shell that does to the cluster what you want to know about. Adds the fault hook.
     seed
         Makes the choice of faults and records the same again; their timing can't be. Default: a new one, shown.
     known
-        Play the published traces instead, and print a table: holds, violated, not applicable.
+        Play the published traces instead, and print a table: holds, violated, not applicable. With --out also as known.md.
     history
         Check this recorded history instead of making one.
     out
@@ -91,7 +92,7 @@ def verify(
     """
     _require_client()
     if known:
-        return _play_known(bootstrap, _client(set_ or []), as_json)
+        return _play_known(bootstrap, _client(set_ or []), out, as_json)
     folder = out or Path(time.strftime("oncelog-verify-%Y%m%d-%H%M%S"))
     if history is not None:
         return _check_again(history, folder if out is not None else history.parent, as_json)
@@ -150,18 +151,21 @@ def _told(view: View, verdict: Verdict, folder: Path, as_json: str | None) -> in
     return {"holds": ExitCode.OK, "violated": ExitCode.VIOLATED}.get(verdict.verdict, ExitCode.UNPROVEN)
 
 
-def _play_known(bootstrap: str, client: dict[str, str], as_json: str | None) -> int:
+def _play_known(bootstrap: str, client: dict[str, str], out: Path | None, as_json: str | None) -> int:
     from rich.console import Console
 
     from oncelog.verify.clients import ClusterError
     from oncelog.verify.known import play_all
-    from oncelog.verify.known_table import rows_of, show
+    from oncelog.verify.known_table import markdown, rows_of, show
 
     try:
         played = play_all(bootstrap, client, tell=lambda line: print(line, file=sys.stderr))
     except ClusterError as error:
         raise CommandError(ExitCode.NO_BROKER, str(error)) from None
     show(played, Console(stderr=as_json == "-"))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "known.md").write_text(markdown(played), encoding="utf-8")
     _write_json(rows_of(played), as_json)
     return ExitCode.VIOLATED if any(each.verdict == "violated" for each in played) else ExitCode.OK
 
@@ -193,17 +197,22 @@ def _seconds(text: str) -> float:
 
 
 def _faults(text: str | None, on_fault: str | None) -> tuple[str, ...]:
-    from oncelog.verify.faulting import DEFAULT, FAULTS
+    from oncelog.verify.faulting import DEFAULT, FAULTS, RETRIABLE, SINGLE
 
     if text is None or text == "all":
         return (*DEFAULT, "hook") if on_fault is not None else DEFAULT
     if text == "none":
         return ("hook",) if on_fault is not None else ()
     names = tuple(name.strip() for name in text.split(","))
-    if unknown := [name for name in names if name not in FAULTS]:
-        raise CommandError(
-            ExitCode.USAGE, f"there is no fault {unknown[0]!r}; there are {', '.join(FAULTS)}, all and none"
-        )
+    for name, colon, api in (each.partition(":") for each in names):
+        if name not in FAULTS:
+            raise CommandError(
+                ExitCode.USAGE, f"there is no fault {name!r}; there are {', '.join(FAULTS)}, all and none"
+            )
+        if colon and (name not in SINGLE or api not in RETRIABLE):
+            raise CommandError(
+                ExitCode.USAGE, f"{name}:{api}: one of {', '.join(sorted(SINGLE))} with one of {', '.join(RETRIABLE)}"
+            )
     if "hook" in names and on_fault is None:
         raise CommandError(ExitCode.USAGE, "the fault hook needs a command: --on-fault 'systemctl restart kafka'")
     return names

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -196,6 +196,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "hook": Fault("the command given with --on-fault", _hook),
 }
+#: Faults of single requests: they may be told which, as late:end_txn.
+SINGLE: Final = frozenset(("cut-at", "lose", "drop", "delay", "late", "refuse", "double"))
 DEFAULT: Final = tuple(name for name in FAULTS if name not in ("double", "hook"))
 
 
@@ -213,9 +215,10 @@ class Storm(threading.Thread):
     def run(self) -> None:
         """In its own thread."""
         while self._names and not self._ended.wait(self._chance.uniform(0.1, 0.8)):
-            name = self._chance.choice(self._names)
+            name, _, api = self._chance.choice(self._names).partition(":")
+            field = replace(self._field, apis=(api,)) if api else self._field
             at = now()
-            detail = FAULTS[name].strike(self._field, self._chance)
+            detail = FAULTS[name].strike(field, self._chance)
             self._field.proxy.clear()
             self.count, self.last = self.count + 1, detail
             self._record(Struck(at=at, fault=name, detail=detail, until=now()))

@@ -21,8 +21,9 @@ def rows_of(played: Sequence[Played]) -> list[dict[str, Any]]:
 
 
 def markdown(played: Sequence[Played]) -> str:
-    """The rows of a table: trace, source, verdict, what was seen."""
-    return "\n".join(f"| {each.name} | {each.source} | {each.verdict} | {each.detail} |" for each in played)
+    """A table as in docs/proof.md."""
+    head = "| trace | published in | verdict | what was seen |\n|---|---|---|---|\n"
+    return head + "".join(f"| {each.name} | {each.source} | {each.verdict} | {each.detail} |\n" for each in played)
 
 
 def show(played: Sequence[Played], console: Console) -> None:
