@@ -19,6 +19,9 @@ from oncelog.verify.view import NEVER, Outcome, Partition, Transaction, View
 BARS_MAX: Final = 4000
 VIOLATIONS_MAX: Final = 200
 FAULTS_MAX: Final = 1000
+PLACES_MAX: Final = 20
+CLOSE_UPS_MAX: Final = 8
+CLOSE_UP_SECONDS: Final = 0.5
 WIDTH: Final = 1400
 LEFT: Final = 190
 ROWS: Final = 6
@@ -133,35 +136,57 @@ def _chosen(view: View, violating: set[str]) -> tuple[list[Transaction], int]:
 
 
 def _timeline(view: View, violations: list[Violation]) -> Iterator[str]:
-    began, ended = _began(view), _ended(view)
-    violating: dict[str, list[str]] = defaultdict(list)
-    marked: dict[Partition, list[tuple[int, str]]] = defaultdict(list)
-    for violation in violations[:VIOLATIONS_MAX]:
-        for key in violation.transactions:
-            violating[key].append(violation.kind.value)
-        for topic, partition, offset in violation.places[:20]:
-            marked[topic, partition].append((offset, violation.kind.value))
-    chosen, left_out = _chosen(view, set(violating))
-    lanes = sorted({(sent.topic, sent.partition) for sent in view.sent.values()} | set(marked))
-    height = 34 + len(lanes) * LANE
+    """All of the run, then a close-up of what surrounds the first violating transactions."""
+    marks = _Marks(view, violations[:VIOLATIONS_MAX])
+    chosen, left_out = _chosen(view, set(marks.transactions))
     yield _key()
-    yield f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="transactions by partition over time">'
+    yield from _drawing(view, marks, chosen, _began(view), _ended(view))
+    if left_out:
+        yield f'<p class="left-out">{left_out} transactions are not drawn; every violating one is.</p>'
+    for key in list(marks.transactions)[:CLOSE_UPS_MAX]:
+        transaction = view.transactions[key]
+        over = transaction.over if transaction.over != NEVER else transaction.began + 1.0
+        began, ended = transaction.began - CLOSE_UP_SECONDS, over + CLOSE_UP_SECONDS
+        near = [each for each in view.transactions.values() if began < each.began < ended]
+        yield f"<h3>Around {escape(key)}: {escape(', '.join(sorted(set(marks.transactions[key]))))}</h3>"
+        yield from _drawing(view, marks, near[:BARS_MAX], began, ended)
+
+
+class _Marks:
+    """What the violations point at."""
+
+    def __init__(self, view: View, violations: list[Violation]) -> None:
+        self.transactions: dict[str, list[str]] = defaultdict(list)
+        self.places: dict[Partition, list[tuple[int, str]]] = defaultdict(list)
+        for violation in violations:
+            for key in violation.transactions:
+                if key in view.transactions:
+                    self.transactions[key].append(violation.kind.value)
+            for topic, partition, offset in violation.places[:PLACES_MAX]:
+                self.places[topic, partition].append((offset, violation.kind.value))
+
+
+def _drawing(view: View, marks: _Marks, chosen: list[Transaction], began: float, ended: float) -> Iterator[str]:
+    lanes = sorted({(sent.topic, sent.partition) for sent in view.sent.values()} | set(marks.places))
+    height = 34 + len(lanes) * LANE
     scale = (WIDTH - LEFT - 12) / (ended - began)
+    yield f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="transactions by partition over time">'
     for fault in view.faults[:FAULTS_MAX]:
-        x, width = LEFT + (fault.at - began) * scale, max(1.0, (fault.until - fault.at) * scale)
-        yield f'<rect x="{x:.1f}" y="20" width="{width:.1f}" height="{height - 20}" fill="var(--band)">'
-        yield f"<title>{escape(fault.fault)}: {escape(fault.detail)}</title></rect>"
-    for second in range(0, int(ended - began) + 1, max(1, int((ended - began) / 12))):
-        yield f'<text x="{LEFT + second * scale:.1f}" y="13">{second} s</text>'
+        if began < fault.until and fault.at < ended:
+            x, end = LEFT + max(0.0, fault.at - began) * scale, LEFT + (min(ended, fault.until) - began) * scale
+            yield f'<rect x="{x:.1f}" y="20" width="{max(1.0, end - x):.1f}" height="{height - 20}" fill="var(--band)">'
+            yield f"<title>{escape(fault.fault)}: {escape(fault.detail)}</title></rect>"
+    digits = 2 if ended - began < 10 else 0
+    for tick in range(12):
+        at = (ended - began) * tick / 12
+        yield f'<text x="{LEFT + at * scale:.1f}" y="13">{began - _began(view) + at:.{digits}f} s</text>'
     for number, lane in enumerate(lanes):
         top = 26 + number * LANE
         yield f'<line x1="0" x2="{WIDTH}" y1="{top}" y2="{top}" stroke="var(--line)"/>'
         yield f'<text x="0" y="{top + 17}">{escape(_short(lane))}</text>'
-        yield from _bars(lane, top, chosen, violating, began, scale)
-        yield from _marks(view, lane, top, marked.get(lane, []), began, scale)
+        yield from _bars(lane, top, chosen, marks.transactions, began, scale)
+        yield from _diamonds(view, lane, top, marks.places.get(lane, []), began, scale)
     yield "</svg>"
-    if left_out:
-        yield f'<p class="left-out">{left_out} transactions are not drawn; every violating one is.</p>'
 
 
 def _key() -> str:
@@ -197,14 +222,16 @@ def _bars(
         yield f"<title>{escape(told)}</title></rect>"
 
 
-def _marks(
+def _diamonds(
     view: View, lane: Partition, top: int, marked: list[tuple[int, str]], began: float, scale: float
 ) -> Iterator[str]:
     """A diamond for each violating record, at the time when it was sent; at the end if nobody knows."""
     values = {offset: value for logs in view.logs.values() for offset, value in logs.get(lane, [])}
     for offset, kind in marked:
         sent = view.sent.get(values.get(offset, ""))
-        x = LEFT + (sent.at - began) * scale if sent is not None else WIDTH - 8
+        x = LEFT + (sent.at - began) * scale if sent is not None else WIDTH - 8.0
+        if not LEFT <= x <= WIDTH:
+            continue
         y = top + 5
         yield f'<path d="M{x:.1f} {y - 5}l5 5l-5 5l-5 -5z" fill="#c62828">'
         yield f"<title>{escape(kind)}: offset {offset}, {escape(values.get(offset, 'unreadable'))}</title></path>"
