@@ -65,11 +65,15 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10**12, help="how many seeds at most")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of each world before it is healed")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--examine", action="store_true", help="stop at the first seed that fails, and don't keep it")
     chosen = parser.parse_args()
     started, total = time.monotonic(), Totals()
     for outcome in _run_all(chosen, started + chosen.minutes * 60):
         total.add(outcome)
         if outcome.failure:
+            if chosen.examine:
+                _say(f"seed {outcome.seed}: {outcome.failure}")
+                return 1
             keep(outcome)
             _say(outcome.trace if total.failed == 1 else "")
             _say(f"seed {outcome.seed} failed after {outcome.steps} steps: {outcome.failure.splitlines()[0]}")

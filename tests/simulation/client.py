@@ -11,11 +11,11 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.simulation.events import MS_US, Event
-from tests.support.messages import build, decode_response, encode_request, message_type
+from tests.simulation.frames import encode
+from tests.support.messages import decode_response
 
 if TYPE_CHECKING:
     from tests.simulation.network import Pipe
@@ -35,11 +35,6 @@ class Ask(NamedTuple):
 
 
 Steps = Generator[Any, Any, Any]
-
-
-@cache
-def _request_type(api: str, version: int) -> type[Any]:
-    return message_type(api, version, "request")
 
 
 class _Waiting:
@@ -72,8 +67,7 @@ class Link:
         """Send; ``done`` gets the reply, or None."""
         self._correlation_id += 1
         self.actor.world.requests += 1
-        entity = build(_request_type(ask.api, ask.version), ask.tree)
-        frame = encode_request(self._correlation_id, "sim", entity)
+        frame = encode(ask.api, ask.version, self._correlation_id, ask.tree)
         self._waiting.append(_Waiting(ask.api, ask.version, self._correlation_id, done))
         if self._is_open:
             self._pipe.send(frame)

@@ -19,7 +19,7 @@ from tests.support.batches import Batch, batches
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-_OUT_OF_RANGE, _UNKNOWN_TOPIC, _UNSTABLE = 1, 3, 88
+_OUT_OF_RANGE, UNKNOWN_TOPIC, _UNSTABLE = 1, 3, 88
 _NO_SESSION, _WRONG_SESSION_EPOCH = 70, 71
 _BYTES = 1 << 20
 
@@ -159,7 +159,7 @@ class Consumer(Reading):
         for place, taken in self.take(reply, before, self._known).items():
             if taken.code == _OUT_OF_RANGE:
                 yield from self._start_again(place)
-            elif taken.code == _UNKNOWN_TOPIC:
+            elif taken.code == UNKNOWN_TOPIC:
                 self._go_to(place, 0)
             elif not taken.code:
                 stretch = self._stretches[place]

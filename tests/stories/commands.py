@@ -1,11 +1,11 @@
 """The words of a story. Each command is a method; its words are positional, or ``name=value``; ``v=`` is the request's version.
 
-    topic NAME [PARTITIONS]                    delete-topic NAME
+    topic NAME [PARTITIONS]                    delete-topic NAME                    delete-records PARTITION OFFSET
     init ID [v= timeout= as=SESSION]           add SESSION PARTITION... [v=]        add-group SESSION GROUP [v=]
     produce SESSION PARTITION VALUE... [v= seq= plain]
     offset SESSION GROUP PARTITION OFFSET [v= generation= member= instance=]
     end SESSION commit|abort [v=]              marker SESSION PARTITION commit|abort
-    read PARTITION [uncommitted from=]         log PARTITION                        offset-of GROUP PARTITION [stable]
+    read PARTITION [uncommitted from=]         log PARTITION [from=]                offset-of GROUP PARTITION [stable]
     age ID EPOCH   age-sequence SESSION PARTITION SEQUENCE
     show ID        producers PARTITION         commit GROUP PARTITION OFFSET        join GROUP [member=]
     wait TIME      kill      crash             hold-syncs      sync      sync-as NAME    leave CONNECTION
@@ -103,6 +103,17 @@ class Commands:
 
     def do_delete_topic(self, words: Words) -> str:
         return self._call("delete_topics", 3, {"topic_names": words.plain, "timeout": 1_000})
+
+    def do_delete_records(self, words: Words) -> str:
+        topic, index = words.plain[0].rsplit("-", 1)
+        partition = {"partition_index": int(index), "offset": int(words.plain[1])}
+        tree = {"topics": [{"name": topic, "partitions": [partition]}], "timeout": 1_000}
+
+        def say(reply: Any) -> str:
+            part = reply.topics[0].partitions[0]
+            return code_name(part.error_code) if part.error_code else f"ok, from {part.low_watermark}"
+
+        return self._call("delete_records", 1, tree, say)
 
     # -- producers ----------------------------------------------------------------------------------------------------
 
@@ -235,9 +246,10 @@ class Commands:
 
     def do_log(self, words: Words) -> str:
         def say(part: Any, found: list[Batch]) -> str:
-            return "\n".join([*map(_line, found), f"stable {part.last_stable_offset} of {part.high_watermark}"])
+            bounds = f"from {part.log_start_offset}, stable {part.last_stable_offset} of {part.high_watermark}"
+            return "\n".join([*map(_line, found), bounds])
 
-        return self._fetch(words.plain[0], 0, 0, say)
+        return self._fetch(words.plain[0], words.number("from", 0), 0, say)
 
     def do_offset_of(self, words: Words) -> str:
         topic, index = words.plain[1].rsplit("-", 1)

@@ -178,7 +178,9 @@ class Fetching:
                 log.id, wanted.offset, offset_end=end, bytes_max=min(wanted.bytes_max, bytes_left)
             )
         aborted = _aborted(log, wanted.offset, pieces) if is_committed else None
-        return FetchedPartition(index, 0, log.high_watermark, log.stable_offset, log.offset_start, aborted, pieces)
+        return FetchedPartition(
+            index, 0, log.high_watermark, log.stable_offset, log.offset_start_visible, aborted, pieces
+        )
 
     def _reply(self, fetch: Waiting, partitions: list[tuple[Wanted, FetchedPartition]]) -> None:
         session = fetch.session

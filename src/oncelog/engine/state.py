@@ -4,8 +4,8 @@ Only ``State.apply`` and ``State.settle_visible`` change it, and they never refu
 live or replayed, the same calls give the same state. What follows from a batch's header is derived here by
 ``producers.producer_after``, for live decisions and recovery alike.
 
-``Log.high_watermark`` and ``Log.stable_offset`` are what readers may see: they lag behind what is applied until the
-journal has synced it (rules D2, R1).
+``Log.high_watermark``, ``Log.stable_offset`` and ``Log.offset_start_visible`` are what readers may see: they lag behind what is
+applied until the journal has synced it (rules D2, R1).
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Log:
         "index",
         "offset_next",
         "offset_start",
+        "offset_start_visible",
         "open",
         "producer_id_created",
         "producers",
@@ -91,6 +92,7 @@ class Log:
         self.producers: dict[ProducerId, Producer] = {}
         self.open: dict[ProducerId, int] = {}
         self.high_watermark = self.stable_offset = row.offset_next
+        self.offset_start_visible = row.offset_start
 
     @property
     def stable_offset_applied(self) -> int:
@@ -121,6 +123,7 @@ class Visible(Value, frozen=True, gc=False):
     log: Log
     high_watermark: int
     stable_offset: int
+    offset_start: int
 
 
 class State:
@@ -222,11 +225,11 @@ class State:
         seen: list[Visible] = []
         for batch in batches:
             log = logs[batch.log]
-            seen.append(Visible(log, log.offset_next, log.stable_offset_applied))
+            seen.append(Visible(log, log.offset_next, log.stable_offset_applied, log.offset_start))
         for row in rows:
             if type(row) is LogStart and row.log in logs:
                 log = logs[row.log]
-                seen.append(Visible(log, log.offset_next, log.stable_offset_applied))
+                seen.append(Visible(log, log.offset_next, log.stable_offset_applied, log.offset_start))
         return seen
 
     def settle_visible(self, visible: Iterable[Visible]) -> None:
@@ -235,6 +238,7 @@ class State:
             log = shown.log
             log.high_watermark = shown.high_watermark
             log.stable_offset = shown.stable_offset
+            log.offset_start_visible = shown.offset_start
 
     def finish_checkpoint(self) -> None:
         """After a checkpoint's rows, before the journal's entries: order what the rows gave in any order."""
@@ -246,6 +250,7 @@ class State:
         """After the last entry: all that was found is durable, so readers may see it."""
         for log in self.logs.values():
             log.high_watermark, log.stable_offset = log.offset_next, log.stable_offset_applied
+            log.offset_start_visible = log.offset_start
         self.groups.restore()
 
     def _append(self, batch: Append, now_ms: int) -> None:

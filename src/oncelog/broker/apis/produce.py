@@ -154,7 +154,7 @@ def _append(
         position = broker.lane.commit(decision, now_ms)
     else:
         position = broker.storage.position_appended
-    answer = (index, 0, written.offset_base, written.append_time_ms, log.offset_start, None)
+    answer = (index, 0, written.offset_base, written.append_time_ms, log.offset_start_visible, None)
     return answer, decision.level, position
 
 

@@ -1,0 +1,129 @@
+"""Who examines the checks: breaks the code in many small ways and says which check notices each. ``make mutants``.
+
+    python -m tests.mutants [--all] [--jobs 2] [--only WORD]
+
+Each breakage is put into a copy of the sources; the checks run against the copy, the quickest first, until one fails. ``--all``
+lets all of them run, for the whole table. A breakage that no check notices, or that does not fit the sources, is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.mutants.breakages import BREAKAGES, Breakage
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "src" / "oncelog"
+#: A check that takes longer does not end: the breakage is noticed.
+SECONDS_MAX = 300
+
+_PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+CHECKS = {
+    "stories": [*_PYTEST, "tests/stories"],
+    "unit": [*_PYTEST, "tests/unit/engine", "tests/unit/broker/test_lane.py", "tests/unit/model"],
+    "properties": [*_PYTEST, "tests/properties/test_engine.py"],
+    "simulation": [sys.executable, "-m", "tests.simulation", "--seeds", "30", "--steps", "6000", "--examine"],
+    "contracts": [*_PYTEST, "tests/contracts/test_storage.py"],
+}
+
+
+class Result(NamedTuple):
+    """Which checks noticed a breakage, which did not, and how long that took."""
+
+    breakage: Breakage
+    noticed: list[str]
+    unnoticed: list[str]
+    seconds: float
+
+
+def broken(breakage: Breakage) -> str:
+    """The broken source. ValueError if the breakage does not fit."""
+    text = (SOURCES / breakage.file).read_text(encoding="utf-8")
+    if text.count(breakage.before) != 1:
+        raise ValueError(f"{breakage.name}: its piece of {breakage.file} is there {text.count(breakage.before)} times")
+    return text.replace(breakage.before, breakage.after)
+
+
+def examine(breakage: Breakage, *, is_whole: bool) -> Result:
+    """Run the checks against a broken copy."""
+    started = time.monotonic()
+    noticed: list[str] = []
+    unnoticed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="oncelog-mutant-") as folder:
+        copy = Path(folder, "src", "oncelog")
+        shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / breakage.file).write_text(broken(breakage), encoding="utf-8")
+        for name, command in CHECKS.items():
+            if name == "contracts" and not breakage.file.startswith("storage"):
+                continue
+            (noticed if run(command, copy.parent) is not None else unnoticed).append(name)
+            if noticed and not is_whole:
+                break
+    return Result(breakage, noticed, unnoticed, time.monotonic() - started)
+
+
+def run(command: list[str], sources: Path) -> str | None:
+    """What the check says if it fails with those sources, None if it passes."""
+    environment = os.environ | {
+        "PYTHONPATH": f"{sources}{os.pathsep}{ROOT}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(sources.parent / ".hypothesis"),
+    }
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end within {SECONDS_MAX} s"
+    return done.stdout + done.stderr if done.returncode else None
+
+
+def main() -> int:
+    """The command line; the exit code is 1 if a breakage was not noticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument(
+        "--all", action="store_true", help="run all checks for each, not only up to the first that fails"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="breakages at once")
+    parser.add_argument("--only", default="", help="breakages whose name has this word")
+    chosen = parser.parse_args()
+    breakages = [one for one in BREAKAGES if chosen.only in one.name]
+    for one in breakages:
+        broken(one)
+    _check_checks()
+    survivors = 0
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        for result in pool.map(lambda one: examine(one, is_whole=chosen.all), breakages):
+            survivors += not result.noticed
+            by = ", ".join(result.noticed) or "NOBODY"
+            not_by = (
+                f"; not by {', '.join(result.unnoticed)}" if result.noticed and chosen.all and result.unnoticed else ""
+            )
+            _say(f"{result.breakage.name:<60} noticed by {by}{not_by} ({result.seconds:.0f} s)")
+    _say(f"{len(breakages)} breakages, {survivors} not noticed")
+    return 1 if survivors else 0
+
+
+def _check_checks() -> None:
+    """Without a breakage every check must pass, or it would notice anything."""
+    for name, command in CHECKS.items():
+        if (said := run(command, SOURCES.parent)) is not None:
+            raise SystemExit(f"{name} fails without any breakage:\n{said[-3000:]}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,378 @@
+"""Small breakages of the engine, the lane, the handlers and the journal, each of one rule. The checks must notice every one.
+
+A breakage replaces one piece of source that is there exactly once; if it is not there any more, that is an error: whoever
+changes the code moves the breakage along.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Breakage(NamedTuple):
+    """``before`` becomes ``after`` in ``file`` below src/oncelog."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+
+
+_TRANSACTIONS = "engine/transactions.py"
+_PRODUCERS = "engine/producers.py"
+_PARTITIONS = "engine/partitions.py"
+_STATE = "engine/state.py"
+_READING = "engine/reading.py"
+_OFFSETS = "engine/groups/offsets.py"
+_LANE = "broker/lane.py"
+_API = "broker/apis/transactions.py"
+_END_EVERYWHERE = "_end_everywhere(state, before, _epoch_after(before), commit=False, now_ms=now_ms)"
+
+_BUMPED_END = (
+    "    after, id_rows = {}\n    rows, batches = _end_everywhere(state, transaction, {}, commit={}, now_ms=now_ms)\n"
+)
+
+IDEMPOTENCE = [
+    Breakage("P1 window of one", _PRODUCERS, "(*before.window[1 - DUPLICATE_WINDOW_BATCHES :], batch)", "(batch,)"),
+    Breakage("P1 window of six", "model/limits.py", "WINDOW_BATCHES: Final = 5", "WINDOW_BATCHES: Final = 6"),
+    Breakage(
+        "P1 a repetition is looked for by its first sequence only",
+        _PRODUCERS,
+        "if batch.sequence_first == first and batch.sequence_last == sequence_after(first, header.offset_delta_last):",
+        "if batch.sequence_first == first:",
+    ),
+    Breakage(
+        "P1 the sequence is checked before repetitions are looked for",
+        _PARTITIONS,
+        "        repeated = duplicate_of(row, header)\n",
+        "        check_sequence(row, header, first_must_be_zero=False)\n        repeated = duplicate_of(row, header)\n",
+    ),
+    Breakage(
+        "P1 a repetition is written again",
+        _PARTITIONS,
+        "        repeated = duplicate_of(row, header)\n",
+        "        repeated = None\n",
+    ),
+    Breakage("P2 a batch of an old epoch is taken", _PRODUCERS, "if header.producer_epoch < row.epoch:", "if False:"),
+    Breakage("P3 a gap in the sequence is taken", _PRODUCERS, "if sequence != expected:", "if sequence < expected:"),
+    Breakage(
+        "P3 wrap at 2**31 - 1", "model/ids.py", "SEQUENCE_MODULUS: Final = 2**31", "SEQUENCE_MODULUS: Final = 2**31 - 1"
+    ),
+    Breakage(
+        "P3 a new epoch keeps the window", _PRODUCERS, "before is None or before.epoch != epoch:", "before is None:"
+    ),
+    Breakage(
+        "P6 plain batches inside a transaction",
+        _PARTITIONS,
+        "elif header.producer_id in log.open:",
+        "elif False:",
+    ),
+    Breakage(
+        "P7 TV1 needs no AddPartitions",
+        _PARTITIONS,
+        "if version < IMPLICIT_ADD_VERSION:\n        code",
+        "if version < 0:\n        code",
+    ),
+    Breakage(
+        "P8 a producer with an open transaction expires",
+        _PRODUCERS,
+        "return row.transaction_first_offset < 0 and now_ms",
+        "return now_ms",
+    ),
+    Breakage("D6 any first sequence", _PRODUCERS, "if first_must_be_zero and sequence != 0:", "if False:"),
+]
+
+TRANSACTIONS = [
+    Breakage(
+        "T2 no epoch bump",
+        _TRANSACTIONS,
+        "    session, rows = _bumped(state, before)\n    end_rows",
+        "    session, rows = Session(before.producer_id, before.epoch), ()\n    end_rows",
+    ),
+    Breakage(
+        "T2 the marker does not fence",
+        _TRANSACTIONS,
+        "    end_rows, batches = " + _END_EVERYWHERE,
+        "    end_rows, batches = " + _END_EVERYWHERE.replace("_epoch_after(before)", "before.epoch"),
+    ),
+    Breakage(
+        "T2 what is open is forgotten, not aborted",
+        _TRANSACTIONS,
+        "    return Decision((*rows, row, *end_rows), batches, reply=session)\n",
+        "    return Decision((*rows, row, *end_rows), reply=session)\n",
+    ),
+    Breakage(
+        "T2 epochs end at 32767", "model/ids.py", "EPOCH_MAX: Final = Epoch(32766)", "EPOCH_MAX: Final = Epoch(32767)"
+    ),
+    Breakage(
+        "T3 a repeated KIP-360 call bumps again",
+        _TRANSACTIONS,
+        "        if caller.epoch == before.last_epoch:\n            return current\n",
+        "        if caller.epoch == before.last_epoch:\n            return None\n",
+    ),
+    Breakage(
+        "T3 any epoch may go on",
+        _TRANSACTIONS,
+        "if caller == current:",
+        "if caller.producer_id == current.producer_id:",
+    ),
+    Breakage(
+        "T4 an old epoch may add partitions", _PARTITIONS, "    if transaction.epoch != epoch:\n", "    if False:\n"
+    ),
+    Breakage(
+        "T5 the opposite end is answered as done",
+        _TRANSACTIONS,
+        "    if transaction.state is _ENDED[commit] or (",
+        "    if transaction.state in _ENDED.values() or (",
+    ),
+    Breakage(
+        "T6 a repeated end of the other kind is answered as done",
+        _TRANSACTIONS,
+        "    elif transaction.state is _ENDED[commit]:\n",
+        "    elif transaction.state in _ENDED.values():\n",
+    ),
+    Breakage(
+        "T6 the epoch before is always a retry",
+        _TRANSACTIONS,
+        '    return is_just_before and transaction.fence_reason != ""\n',
+        "    return is_just_before\n",
+    ),
+    Breakage(
+        "T6 no bump at the end",
+        _TRANSACTIONS,
+        _BUMPED_END.format("_bumped(state, transaction)", "_epoch_after(transaction)", "commit"),
+        _BUMPED_END.format("session, ()", "transaction.epoch", "commit"),
+    ),
+    Breakage(
+        "T7 a timeout does not bump",
+        _TRANSACTIONS,
+        _BUMPED_END.format("_bumped(state, transaction)", "_epoch_after(transaction)", "False"),
+        _BUMPED_END.format("Session(transaction.producer_id, transaction.epoch), ()", "transaction.epoch", "False"),
+    ),
+    Breakage(
+        "T7 the time runs from the last partition added",
+        _PARTITIONS,
+        "        transaction.started_ms if is_open else now_ms,\n",
+        "        now_ms,\n",
+    ),
+    Breakage(
+        "T8 a marker leaves the epoch",
+        _PRODUCERS,
+        "return Producer(log, producer_id, epoch, window, _NO_TRANSACTION, now_ms, 0)",
+        "return Producer(log, producer_id, before.epoch if before else epoch, window, _NO_TRANSACTION, now_ms, 0)",
+    ),
+    Breakage(
+        "T11 an operator commits",
+        _API,
+        "            if marker.transaction_result:\n",
+        "            if False:\n",
+    ),
+    Breakage(
+        "D1 one partition gets no marker",
+        _TRANSACTIONS,
+        "for log_id in transaction.logs if log_id in state.logs",
+        "for log_id in transaction.logs[:3] if log_id in state.logs",
+    ),
+    Breakage(
+        "D7 an abort of nothing fails",
+        _TRANSACTIONS,
+        "(transaction.state is TransactionState.EMPTY and not commit)",
+        "False",
+    ),
+    Breakage(
+        "D8 a timeout is a fence",
+        _TRANSACTIONS,
+        "        if caller.epoch == before.timed_out_epoch:\n            return None\n",
+        "",
+    ),
+]
+
+LATE_REQUESTS = [
+    Breakage(
+        f"D4 the fence of {role.lower()} is off",
+        "engine/connections.py",
+        "and connection < seen[1][role]:",
+        f"and connection < seen[1][role] and role is not Role.{role}:",
+    )
+    for role in ("COORDINATOR", "OFFSETS", "PRODUCE")
+] + [
+    Breakage(
+        "D4 the coordinator hears closed connections",
+        _API,
+        "    if call.peer.is_gone():\n",
+        "    if False:\n",
+    ),
+    Breakage(
+        "D4 Produce hears closed connections",
+        "broker/apis/produce.py",
+        "        if call.peer.is_gone():\n",
+        "        if False:\n",
+    ),
+    Breakage(
+        "D4 a zombie's connection shuts the living out",
+        "broker/apis/produce.py",
+        "    if transaction is not None and session == (transaction.producer_id, transaction.epoch):\n",
+        "    if transaction is not None:\n        session = Session(transaction.producer_id, transaction.epoch)\n",
+    ),
+]
+
+READERS = [
+    Breakage(
+        "R1 the last stable offset is ignored", _READING, "return log.stable_offset if is_committed else", "return"
+    ),
+    Breakage(
+        "R1 the newest open transaction sets the stable offset",
+        _STATE,
+        "for first_offset in self.open.values():",
+        "for first_offset in reversed(self.open.values()):",
+    ),
+    Breakage(
+        "R2 the aborted list is unsorted",
+        _READING,
+        "    found.sort(key=lambda transaction: transaction[1])\n",
+        "",
+    ),
+    Breakage(
+        "R2 the aborted list ends one too early",
+        _READING,
+        "aborted.offset_first < end:",
+        "aborted.offset_first < end - 1:",
+    ),
+    Breakage(
+        "R2 the aborted list begins one too late",
+        _READING,
+        "bisect_left(log.aborted, offset, key",
+        "bisect_left(log.aborted, offset + 1, key",
+    ),
+    Breakage(
+        "R2 the aborted list stops at the first that ends beyond",
+        _READING,
+        "        if aborted.stable_offset >= end:\n",
+        "        if aborted.offset_marker >= end:\n",
+    ),
+    Breakage(
+        "R3 a commit's marker says abort",
+        "model/batch.py",
+        "CONTROL_COMMIT if commit else CONTROL_ABORT)",
+        "CONTROL_ABORT)",
+    ),
+]
+
+OFFSETS = [
+    Breakage(
+        "O1 a pending offset is visible",
+        _OFFSETS,
+        '        """A pending offset replaces the producer\'s one before."""\n',
+        "        self.put(row.offset)\n",
+    ),
+    Breakage("O1 offsets are kept at an abort", _OFFSETS, "        if commit:\n", "        if True:\n"),
+    Breakage(
+        "O1 an older offset replaces a newer one",
+        _OFFSETS,
+        "if before is None or before.version < row.offset.version:",
+        "if True:",
+    ),
+    Breakage(
+        "O1 pending offsets outlive their transaction",
+        _OFFSETS,
+        "            of_group.pop(row.producer_id, None)\n",
+        "",
+    ),
+    Breakage(
+        "O2 member and generation are not checked",
+        "engine/groups/members.py",
+        "        _check_classic(group, member_id, generation, instance_id, is_transactional=True)\n",
+        "        return\n",
+    ),
+    Breakage(
+        "O4 unstable offsets are told as stable",
+        "engine/groups/commits.py",
+        "if require_stable and state.offsets",
+        "if False and state.offsets",
+    ),
+    Breakage(
+        "O6 TV1 needs no AddOffsets",
+        _TRANSACTIONS,
+        "    if version < 5:\n        code = ErrorCode.TRANSACTION_ABORTABLE if version == 4",
+        "    if version < 0:\n        code = ErrorCode.TRANSACTION_ABORTABLE if version == 4",
+    ),
+]
+
+DURABILITY = [
+    Breakage("D2 replies leave before the sync", _LANE, "elif level is Level.SYNCED:", "elif False:"),
+    Breakage(
+        "D2 replies leave before the write",
+        _LANE,
+        "        elif position <= self.storage.position_written:\n",
+        "        elif True:\n",
+    ),
+    Breakage(
+        "D2 readers see what is not synced",
+        _LANE,
+        "                self._shown.append(Shown(position, visible))\n",
+        "                state.settle_visible(visible)\n",
+    ),
+    Breakage(
+        "D3 replies leave before readers see",
+        _LANE,
+        "        if shown:\n            self.state.settle_visible(shown)\n        waiting",
+        "        if shown:\n            self._loop.call_soon(lambda: self.state.settle_visible(shown))\n        waiting",
+    ),
+    Breakage(
+        "D2 open transactions outlive the machine's restart",
+        _TRANSACTIONS,
+        "    open_ids = [row.id for row in state.transactions.values() if row.state is TransactionState.ONGOING]\n",
+        "    open_ids: list[str] = []\n",
+    ),
+    Breakage(
+        "D2 transactions lost whole are forgotten",
+        "broker/broker.py",
+        "            for decision in transactions.decide_all_doubted(self.state):\n",
+        "            for decision in ():\n",
+    ),
+    Breakage(
+        "law 1 recovery uses its own time",
+        _LANE,
+        "[_replayed(batch) for batch in entry.batches], decided_ms)",
+        "[_replayed(batch) for batch in entry.batches], self.clock_ms())",
+    ),
+    Breakage(
+        "law 1 a checkpoint leaves pending offsets out",
+        _OFFSETS,
+        "                yield from of_producer.values()\n",
+        "                yield from ()\n",
+    ),
+    Breakage(
+        "law 1 a checkpoint forgets what is open",
+        _STATE,
+        "        if row.transaction_first_offset >= 0:\n            log.open",
+        "        if False:\n            log.open",
+    ),
+    Breakage(
+        "law 2 rows and batches in two entries",
+        _LANE,
+        "            position = self.storage.append(_entry(rows, batches, now_ms))\n",
+        "            if rows and batches:\n                self.storage.append(_entry(rows, (), now_ms))\n"
+        "            position = self.storage.append(_entry(() if batches else rows, batches, now_ms))\n",
+    ),
+    Breakage(
+        "law 7 a failed write is survived",
+        _LANE,
+        "        except StorageError as error:\n            self.failed(error)\n            return\n",
+        "        except StorageError:\n            return\n",
+    ),
+    Breakage(
+        "a torn entry is accepted",
+        "storage/entries.py",
+        " or crc32c(view[at + _FRAME.size : end]) != crc:",
+        ":",
+    ),
+    Breakage(
+        "an entry of the file's former life is accepted",
+        "storage/entries.py",
+        "    if tag_found != tag or end",
+        "    if end",
+    ),
+]
+
+BREAKAGES = [*IDEMPOTENCE, *TRANSACTIONS, *LATE_REQUESTS, *READERS, *OFFSETS, *DURABILITY]

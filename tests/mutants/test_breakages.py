@@ -1,0 +1,22 @@
+"""The breakages fit the sources; ``make mutants`` shows that each is noticed."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import pytest
+from tests.mutants.__main__ import SOURCES, broken
+from tests.mutants.breakages import BREAKAGES, Breakage
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=[one.name for one in BREAKAGES])
+def test_it_fits(breakage: Breakage) -> None:
+    text = broken(breakage)
+    ast.parse(text)
+    assert text != (SOURCES / breakage.file).read_text(encoding="utf-8")
+
+
+def test_there_are_many_and_each_has_a_name() -> None:
+    assert len(BREAKAGES) >= 30
+    assert Counter(one.name for one in BREAKAGES).most_common(1)[0][1] == 1
