@@ -31,7 +31,7 @@ CHECKS = {
     "stories": [*_PYTEST, "tests/stories"],
     "unit": [*_PYTEST, "tests/unit/engine", "tests/unit/broker/test_lane.py", "tests/unit/model"],
     "properties": [*_PYTEST, "tests/properties/test_engine.py"],
-    "simulation": [sys.executable, "-m", "tests.simulation", "--seeds", "30", "--steps", "6000", "--examine"],
+    "simulation": [sys.executable, "-m", "tests.simulation", "--seeds", "20", "--steps", "5000", "--examine"],
     "contracts": [*_PYTEST, "tests/contracts/test_storage.py"],
 }
 

@@ -126,7 +126,7 @@ class Floors:
             raise Violation("went back", f"{place}: stable offset {shown.stable_offset} > {shown.high_watermark}")
         if shown.stable_offset >= 0:
             for offset, transaction in self._commits.get(place, [])[max(0, commits - _COMMITS_LOOKED_AT) : commits]:
-                if offset >= shown.stable_offset != shown.start:
+                if offset >= shown.stable_offset and not 0 < shown.start == shown.stable_offset:
                     self.claims.add((place, shown.stable_offset, transaction))
         self.raise_to(place, shown)
 
@@ -278,7 +278,7 @@ def check_claims(history: History, floors: Floors, logs: Mapping[Place, FinalLog
         log = logs.get(place)
         if log is None or stable_offset < log.start or place[0] in history.mortal:
             continue
-        if floors.is_start(place, stable_offset) or stable_offset == log.start:
+        if stable_offset and (floors.is_start(place, stable_offset) or stable_offset == log.start):
             continue
         at = bisect_left(log.records, stable_offset, key=lambda record: record.offset)
         record = log.records[at] if at < len(log.records) else None

@@ -1,0 +1,178 @@
+"""The checkers find each anomaly that is planted, and accuse nobody where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.simulation.checkers import Bounds, FinalLog, Floors, Violation, Written, check_everything, final_log
+from tests.simulation.history import Copying, Fate, History, Place
+from tests.support.batches import batch, batches
+
+IN, OUT = ("in", 0), ("out", 0)
+
+
+class Scene:
+    """A small clean world: two inputs, one copied in a committed transaction, one aborted copy; everything read."""
+
+    def __init__(self) -> None:
+        self.history, self.floors = History(), Floors()
+        history = self.history
+        for offset, name in enumerate((b"a", b"b")):
+            history.send(name, IN, "plain/1").offset = offset
+        self.committed = history.begin("copy")
+        history.send(b"a~0", OUT, "group/1", self.committed).offset = 0
+        self.aborted = history.begin("copy")
+        history.send(b"b~1", OUT, "group/1", self.aborted).offset = 2
+        self.committed.fate, self.aborted.fate = Fate.COMMITTED, Fate.ABORTED
+        history.copyings["group", IN] = Copying("group", IN)
+        self.logs: dict[Place, FinalLog] = {
+            IN: FinalLog(0, 2, [Written(0, b"a", None), Written(1, b"b", None)]),
+            OUT: FinalLog(0, 4, [Written(0, b"a~0", Fate.COMMITTED), Written(2, b"b~1", Fate.ABORTED)]),
+        }
+        self.offsets = {("group", IN): 1}
+        self.reader = history.stretch("reader", OUT, is_committed=True, start=0)
+        self.reader.end, self.reader.seen = 4, [(0, b"a~0")]
+
+    def found(self) -> list[str]:
+        return [found.kind for found in check_everything(self.history, self.floors, self.logs, self.offsets)]
+
+    def record(self, place: Place, at: int, **changes: object) -> None:
+        self.logs[place].records[at] = self.logs[place].records[at]._replace(**changes)
+
+
+def test_nobody_is_accused() -> None:
+    assert Scene().found() == []
+
+
+def lose_a_record(scene: Scene) -> None:
+    del scene.logs[IN].records[1]
+
+
+def lose_a_commit(scene: Scene) -> None:
+    scene.record(OUT, 0, fate=Fate.ABORTED)
+    scene.reader.seen = []
+    scene.offsets["group", IN] = 0
+
+
+def write_twice(scene: Scene) -> None:
+    scene.logs[IN].records.append(Written(2, b"a", None))
+
+
+def copy_twice(scene: Scene) -> None:
+    again = scene.history.begin("copy")
+    again.fate = Fate.COMMITTED
+    scene.history.send(b"a~2", OUT, "group/2", again)
+    scene.logs[OUT].records.append(Written(4, b"a~2", Fate.COMMITTED))
+
+
+def count_what_was_aborted(scene: Scene) -> None:
+    scene.record(OUT, 1, fate=Fate.COMMITTED)
+    scene.reader.seen.append((2, b"b~1"))
+    scene.offsets["group", IN] = 2
+
+
+def show_what_was_aborted(scene: Scene) -> None:
+    scene.reader.seen.append((2, b"b~1"))
+
+
+def skip_a_record(scene: Scene) -> None:
+    scene.reader.seen = []
+
+
+def take_a_record_back(scene: Scene) -> None:
+    stretch = scene.history.stretch("other", IN, is_committed=False, start=0)
+    stretch.end, stretch.seen = 2, [(0, b"a"), (1, b"x")]
+
+
+def tear(scene: Scene) -> None:
+    scene.history.send(b"a2~0", IN, "group/1", scene.committed).offset = 2
+    scene.logs[IN].records.append(Written(2, b"a2~0", Fate.ABORTED))
+    scene.committed.fate = Fate.UNKNOWN
+
+
+def let_a_zombie_write(scene: Scene) -> None:
+    scene.history.values[b"b~1"].is_zombie = True
+
+
+def leave_it_open(scene: Scene) -> None:
+    scene.record(OUT, 1, fate=Fate.OPEN)
+
+
+def move_the_offset_alone(scene: Scene) -> None:
+    scene.offsets["group", IN] = 2
+
+
+def forget_the_offset(scene: Scene) -> None:
+    scene.offsets["group", IN] = 0
+
+
+def turn_the_order(scene: Scene) -> None:
+    scene.logs[IN].records[:] = [Written(0, b"b", None), Written(1, b"a", None)]
+    for name, offset in ((b"a", 1), (b"b", 0)):
+        scene.history.values[name].offset = offset
+
+
+def show_one_partition_only(scene: Scene) -> None:
+    """A reply after the commit's acknowledgement ends before it, and nobody else is open there."""
+    scene.floors.committed(scene.committed)
+    scene.floors.check(scene.floors.now([OUT]), OUT, Bounds(4, 0, 0))
+
+
+PLANTED: dict[Callable[[Scene], None], str] = {
+    lose_a_record: "lost",
+    lose_a_commit: "lost",
+    write_twice: "twice",
+    copy_twice: "twice",
+    count_what_was_aborted: "aborted read",
+    show_what_was_aborted: "aborted read",
+    skip_a_record: "skipped",
+    take_a_record_back: "read before commit or taken back",
+    tear: "torn transaction",
+    let_a_zombie_write: "zombie write",
+    leave_it_open: "stuck",
+    move_the_offset_alone: "offset and output apart",
+    forget_the_offset: "offset and output apart",
+    turn_the_order: "out of order",
+    show_one_partition_only: "torn transaction",
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=[plant.__name__ for plant in PLANTED])
+def test_what_is_planted_is_found(plant: Callable[[Scene], None]) -> None:
+    scene = Scene()
+    plant(scene)
+    assert PLANTED[plant] in scene.found()
+
+
+def test_what_was_shown_may_not_go_back() -> None:
+    floors = Floors()
+    floors.check(floors.now([IN]), IN, Bounds(5, 4, 1))
+    for shown in (Bounds(4, 4, 1), Bounds(5, 3, 1), Bounds(5, 4, 0), Bounds(5, 6, 1)):
+        with pytest.raises(Violation):
+            floors.check(floors.now([IN]), IN, shown)
+
+
+def test_a_reply_that_was_asked_for_before_may_show_less() -> None:
+    floors = Floors()
+    before = floors.now([IN])
+    floors.check(before, IN, Bounds(5, 4, 1))
+    floors.check(before, IN, Bounds(4, 3, 0))
+
+
+def test_the_truth_comes_from_the_markers_alone() -> None:
+    data = [
+        batch([b"a"], producer_id=1, epoch=0, sequence=0, transactional=True, timestamp_ms=1),
+        batch([b"b"], producer_id=2, epoch=0, sequence=0, transactional=True, timestamp_ms=1),
+        batch([b"p"], timestamp_ms=1),
+        batch([b""], keys=[b"\0\0\0\1"], producer_id=1, epoch=0, transactional=True, control=True, timestamp_ms=1),
+        batch([b"c"], producer_id=1, epoch=0, sequence=1, transactional=True, timestamp_ms=1),
+        batch([b""], keys=[b"\0\0\0\0"], producer_id=2, epoch=0, transactional=True, control=True, timestamp_ms=1),
+    ]
+    stored = b"".join(at.to_bytes(8, "big") + each[8:] for at, each in enumerate(data))
+    assert final_log(0, 6, batches(stored)).records == [
+        Written(0, b"a", Fate.COMMITTED),
+        Written(1, b"b", Fate.ABORTED),
+        Written(2, b"p", None),
+        Written(4, b"c", Fate.OPEN),
+    ]
