@@ -64,7 +64,7 @@ IDEMPOTENCE = [
     Breakage(
         "P6 plain batches inside a transaction",
         _PARTITIONS,
-        "elif header.producer_id in log.open:",
+        "elif producer_id in log.open:",
         "elif False:",
     ),
     Breakage(
@@ -223,8 +223,8 @@ READERS = [
     Breakage(
         "R1 the newest open transaction sets the stable offset",
         _STATE,
-        "for first_offset in self.open.values():",
-        "for first_offset in reversed(self.open.values()):",
+        "max(next(iter(self.open.values())), self.offset_start)",
+        "max(next(reversed(self.open.values())), self.offset_start)",
     ),
     Breakage(
         "R2 the aborted list is unsorted",
@@ -299,7 +299,7 @@ OFFSETS = [
 ]
 
 DURABILITY = [
-    Breakage("D2 replies leave before the sync", _LANE, "elif level is Level.SYNCED:", "elif False:"),
+    Breakage("D2 replies leave before the sync", _LANE, "elif level is _SYNCED:", "elif False:"),
     Breakage(
         "D2 replies leave before the write",
         _LANE,
@@ -309,8 +309,8 @@ DURABILITY = [
     Breakage(
         "D2 readers see what is not synced",
         _LANE,
-        "                self._shown.append(Shown(position, visible))\n",
-        "                state.settle_visible(visible)\n",
+        "                self._shown.append((position, state.visible_after(rows, batches)))\n",
+        "                state.settle_visible(state.visible_after(rows, batches))\n",
     ),
     Breakage(
         "D3 replies leave before readers see",
