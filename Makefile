@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count() or 1)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format docs bench soak suites clean
+.PHONY: help demo test unit check format docs bench soak mutants suites clean
 
 help:
 	@echo "make demo    the same pipeline three times under the same faults: what is lost, what is doubled"
@@ -18,7 +18,8 @@ help:
 	@echo "make check   style, types and import contracts only"
 	@echo "make unit    check, and the tests that need no broker process"
 	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run (about 25 minutes; BENCH=--quick: 9)"
-	@echo "make soak    the tests that run for long"
+	@echo "make soak    the tests that run for long, and simulated worlds (MINUTES=60 SEED=1000000)"
+	@echo "make mutants break the code in many small ways: which check notices each"
 	@echo "make suites  other people's clients and test suites, at full length (Java, Node, Go)"
 	@echo "make docs    write the generated pages of docs/ anew"
 	@echo "make format  format the code"
@@ -51,8 +52,16 @@ unit: check
 test: check
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not soak"
 
+# Simulated worlds of make soak: for how long, and from which seed on. A seed that fails is kept in tests/simulation/seeds.txt.
+MINUTES ?= 60
+SEED ?= 1000000
+
 soak: $(VENV)/installed-dev
 	$(BIN)/pytest -m soak
+	$(BIN)/python -m tests.simulation --minutes $(MINUTES) --seed $(SEED) --jobs $(WORKERS)
+
+mutants: $(VENV)/installed-dev
+	$(BIN)/python -m tests.mutants --jobs $(WORKERS)
 
 suites: $(VENV)/installed-dev
 	ONCELOG_SUITES=long $(BIN)/pytest -s tests/conformance/suites

@@ -37,7 +37,8 @@ class World:
         self.share_rare = random.choice((0.0, 0.1, 0.4))
         self.fault_us = random.choice((100, 500, 2_000, 10**9)) * MS_US
         self.is_ending = False
-        configs = {"flush.interval.ms": str(random.choice((1, 10, 100)))}
+        configs = {"flush.interval.ms": str(random.choice((1, 10, 100))), "log.retention.check.interval.ms": "400"}
+        self.retention_ms = random.choice((-1, -1, 1_000))
         self.host = Host(self.events, configs)
         self._faults = self._draw_faults()
         self.topics = self._draw_topics()
