@@ -118,8 +118,8 @@ class SimulatedStorage(MemoryStorage):
             if found > position:
                 yield found, entry
 
-    def start(self, notify: Notify, post: Callable[[Callable[[], None]], object], snapshot: Snapshot) -> None:
-        super().start(notify, post, snapshot)
+    def start(self, notify: Notify, post: Any, snapshot: Snapshot, *others: Any) -> None:
+        super().start(notify, post, snapshot, *others)
         self._snapshot = snapshot
 
     def settle(self) -> None:
