@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.broker_process import BrokerProcess
 from tests.support.fixtures import Broker
 from tests.support.proxy import Proxy
 from tests.support.raw import RawClient
@@ -90,3 +91,26 @@ def test_what_does_not_come_is_told(proxy: Proxy) -> None:
     proxy.clear()
     with pytest.raises(ValueError, match="no HOST:PORT"):
         oncelog.faults.Proxy("somewhere")
+
+
+def test_every_broker_has_a_port_of_its_own(broker: Broker, own_broker: BrokerProcess) -> None:
+    both = f"{broker.bootstrap},{own_broker.bootstrap}"
+    with oncelog.faults.Proxy(both) as proxy:
+        ports = [int(each.rpartition(":")[2]) for each in proxy.bootstrap.split(",")]
+        clusters = set()
+        for port in ports:
+            with RawClient(port) as raw:
+                reply = raw.call("metadata", 9, topics=[])
+                clusters.add(reply.cluster_id)
+                assert [node.port for node in reply.brokers] == [port]
+        assert len(clusters) == 2
+
+
+def test_a_reply_that_never_comes_does_not_grow_the_proxy(proxy: Proxy) -> None:
+    """Produce with acks=0 is never answered; the next answer clears what waits before it."""
+    with RawClient(proxy.port) as raw:
+        for _ in range(50):
+            raw.post("produce", 9, _reply=False, acks=0, topic_data=[])
+        assert raw.call("api_versions", 0).api_keys
+        (link,) = proxy._links
+        assert link._unanswered == {}

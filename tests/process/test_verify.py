@@ -31,7 +31,7 @@ def verify(*options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.client("confluent-kafka")
 def test_a_short_run(broker: BrokerProcess, tmp_path: Path) -> None:
     """Everything is used once: the proxy, workers that are killed, the observer, the final reading, the report."""
-    faults = ("--faults", "late,kill,lose", "--on-fault", f"touch {tmp_path}/struck")
+    faults = ("--faults", "late,kill,lose:produce,double:end_txn")
     options = ("--workload", "copy", "--duration", "6s", "--seed", "1", *faults)
     ran = verify("--bootstrap", broker.bootstrap, "--out", str(tmp_path), "--json", "-", *options)
     assert ran.returncode == 0, ran.stderr
@@ -47,6 +47,28 @@ def test_a_short_run(broker: BrokerProcess, tmp_path: Path) -> None:
     again = verify("--history", str(tmp_path / "history.jsonl"), "--json", "-")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["counts"] == verdict["counts"]
+
+
+@pytest.mark.client("confluent-kafka")
+def test_the_operators_command_is_run(broker: BrokerProcess, tmp_path: Path) -> None:
+    """And nothing else strikes."""
+    hook = ("--faults", "none", "--on-fault", f"echo struck >> {tmp_path}/struck; exit 3")
+    options = (
+        "--workload",
+        "offsets",
+        "--duration",
+        "3s",
+        "--out",
+        str(tmp_path),
+        "--json",
+        f"{tmp_path}/verdict.json",
+    )
+    ran = verify("--bootstrap", broker.bootstrap, *options, *hook)
+    assert ran.returncode == 0, ran.stderr
+    verdict = json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8"))
+    strikes = (tmp_path / "struck").read_text(encoding="utf-8").count("struck")
+    assert strikes == verdict["counts"]["faults"] > 0
+    assert "exit code 3" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.client("confluent-kafka")

@@ -199,11 +199,12 @@ def _seconds(text: str) -> float:
 def _faults(text: str | None, on_fault: str | None) -> tuple[str, ...]:
     from oncelog.verify.faulting import DEFAULT, FAULTS, RETRIABLE, SINGLE
 
+    hook = ("hook",) if on_fault is not None else ()
     if text is None or text == "all":
-        return (*DEFAULT, "hook") if on_fault is not None else DEFAULT
+        return DEFAULT + hook
     if text == "none":
-        return ("hook",) if on_fault is not None else ()
-    names = tuple(name.strip() for name in text.split(","))
+        return hook
+    names = tuple(dict.fromkeys((*(name.strip() for name in text.split(",")), *hook)))
     for name, colon, api in (each.partition(":") for each in names):
         if name not in FAULTS:
             raise CommandError(

@@ -197,7 +197,7 @@ class Run:
 
     def _work(self, parts: Path, observer: Observer, watch: Callable[[Run, float], None]) -> None:
         options = self.options
-        with Proxy(options.bootstrap, doubles="double" in options.faults) as proxy:
+        with Proxy(options.bootstrap, doubles=any(name.startswith("double") for name in options.faults)) as proxy:
             note = lambda who, what: observer.write(Noted(at=now(), who=who, what=what))  # noqa: E731
             crew = self.crew = Crew(self._tasks(proxy.bootstrap, parts), self.folder, note)
             field = Field(proxy, crew, APIS[options.workload], options.on_fault, options.transaction_timeout_ms / 1000)
