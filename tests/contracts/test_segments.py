@@ -180,6 +180,24 @@ def test_dropping_and_trimming_free_the_disk(tmp_path: Path) -> None:
     bench.storage.close()
 
 
+def test_a_log_may_be_dropped_while_it_is_moved(tmp_path: Path) -> None:
+    """The new file is then of no use, and goes by itself."""
+    bench = Bench(tmp_path / "d")
+    bench.append(1, 200)
+    bench.append(2, 200)
+    bench.storage._begin_round()
+    round_ = bench.storage._settler._round
+    assert round_ is not None
+    bench.told.turn_until(lambda: round_.is_done)
+    bench.storage.drop(LogId(1))
+    bench.storage.trim(LogId(2), 199)
+    bench.told.turn_until(lambda: not bench.storage._settler.is_running and not bench.files())
+    bench.check(2, 199)
+    bench.reopen()
+    bench.check(2, 199)
+    bench.storage.close()
+
+
 def test_stretches_follow_the_rolling(tmp_path: Path) -> None:
     """segment.bytes and segment.ms: what retention removes at once is never larger, in bytes or in time."""
     bench = Bench(tmp_path / "d", Rolling(64 * 1024, 100_000), journal_file_bytes=65536, settle_bytes=65536)

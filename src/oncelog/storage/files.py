@@ -385,7 +385,7 @@ class FileStorage(Reading):
             self._ask()
             self._targets.put(given_up)
         if self._failure is None and self._thread is not None and self._notify is not None:
-            if self._journal.bytes_used > self._settle_bytes:
+            if self._journal.bytes_used > self._settle_bytes or self._segments.empty:
                 self._begin_round()
             self._notify.relieved()
 

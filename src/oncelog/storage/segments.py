@@ -105,6 +105,7 @@ class Segments:
     def add(self, file: SegmentFile) -> None:
         """A new file; its stretches are installed one by one."""
         self.files[file.number] = Segment(file.number, file.size, file.merges)
+        self.empty.add(file.number)
         self.number_next = max(self.number_next, file.number + 1)
 
     def install(self, index: LogIndex, number: int, stretch: Stretch) -> None:
