@@ -138,6 +138,8 @@ class Stretches:
         low = high = len(self.offsets)
         if new.offset < self.offset_next:
             low, high = self.place(new.offset), bisect_left(self.offsets, new.offset_next)
+            if self.offsets[low] < new.offset and self.segments[low] == segment:
+                low += 1  # that one is new itself, and ends where this one begins: in the middle of an old one
         replaced = list(zip(self.segments[low:high], self.sizes[low:high], strict=True))
         if low == 0 and replaced:
             self.skipped_batches = self.skipped_bytes = 0
