@@ -27,9 +27,16 @@ class Figure:
     is_more_better: bool = False
     targets: dict[str, Target] = field(default_factory=dict)
     digits: int = 2
+    #: Whether to be ahead of both Kafkas in the fresh table is a target.
+    is_compared: bool = True
 
-    def is_met(self, peer: str, value: float, target: Target) -> bool:
-        del peer
+    def target(self, peer: str, *, is_fresh: bool) -> Target | None:
+        """Fresh: ahead of both Kafkas; warm: the row's own figure."""
+        if is_fresh:
+            return Target(1.0) if self.is_compared else None
+        return self.targets.get(peer)
+
+    def is_met(self, value: float, target: Target) -> bool:
         return value >= target.bound if self.is_more_better else value <= target.bound
 
 
@@ -53,11 +60,11 @@ def own(bound: float) -> dict[str, Target]:
     return {KAFKA: Target(bound, is_absolute=True)}
 
 
-def _rate(what: str, kafka: float, flush: float | None = None) -> Figure:
+def _rate(what: str, kafka: float | None = None, flush: float | None = None) -> Figure:
     return Figure("per_s", f"{what}/s", is_more_better=True, targets=against(kafka, flush), digits=0)
 
 
-def _cpu(what: str, kafka: float, flush: float | None = None, digits: int = 0) -> Figure:
+def _cpu(what: str, kafka: float | None = None, flush: float | None = None, digits: int = 0) -> Figure:
     return Figure("cpu_us", f"broker CPU µs a {what}", targets=against(kafka, flush), digits=digits)
 
 
@@ -135,7 +142,7 @@ LOADED = (
         (
             _rate(_RECORDS, 1.0, 1.3),
             _cpu(_RECORD, 1.0, 0.9, digits=2),
-            Figure("of_plain", "records/s, of plain", is_more_better=True, targets=own(0.97)),
+            Figure("of_plain", "records/s, of plain", is_more_better=True, targets=own(0.97), is_compared=False),
         ),
         "count",
     ),
@@ -167,15 +174,19 @@ RESTART = (
     ),
 )
 
+#: Told for completeness: their JVM is new each time, and they count in whole milliseconds. No targets.
 TOOLS = (
-    Row(
-        "tool-produce", "Kafka's ProducerPerformance, 1 KB", (_rate(_RECORDS, 1.0, 1.3), _cpu(_RECORD, 1.0, 0.9, 2)), ""
-    ),
-    Row("tool-consume", "Kafka's ConsumerPerformance", (_rate(_RECORDS, 1.0), _cpu(_RECORD, 1.0, digits=2)), ""),
+    Row("tool-produce", "Kafka's ProducerPerformance, 1 KB", (_rate(_RECORDS), _cpu(_RECORD, digits=2)), ""),
+    Row("tool-consume", "Kafka's ConsumerPerformance", (_rate(_RECORDS), _cpu(_RECORD, digits=2)), ""),
     Row(
         "tool-latency",
         "Kafka's EndToEndLatency, acks=all",
-        (_p99(1.0, 0.4, "p50_ms", "p50 ms"), _p99(1.2, 0.4), _cpu("message", 1.3, 0.25)),
+        (
+            Figure("average_ms", "average ms"),
+            Figure("p50_ms", "p50 ms"),
+            Figure("p99_ms", "p99 ms"),
+            _cpu("message"),
+        ),
         "",
     ),
 )

@@ -38,7 +38,7 @@ def _verdict(results: Results, row: Row, peer: str, figure: Figure, target: Targ
     wanted = f"{sign} {target.bound:g}" + ("" if target.is_absolute else "×")
     if value is None:
         return [shown, wanted, "?"]
-    return [shown, wanted, "met" if figure.is_met(peer, value, target) else "**missed**"]
+    return [shown, wanted, "met" if figure.is_met(value, target) else "**missed**"]
 
 
 def table(results: Results, rows: Iterable[Row], peers: list[str], *, is_fresh: bool) -> str:
@@ -56,7 +56,7 @@ def table(results: Results, rows: Iterable[Row], peers: list[str], *, is_fresh: 
                 continue
             cells = [row.title, figure.label, _median(results, row, OURS, figure)]
             for peer in kafkas:
-                target = Target(1.0) if is_fresh else figure.targets.get(peer)
+                target = figure.target(peer, is_fresh=is_fresh)
                 cells += [_median(results, row, peer, figure), *_verdict(results, row, peer, figure, target)]
             cells += [_median(results, row, peer, figure) for peer in others]
             lines.append("| " + " | ".join(cells) + " |")
@@ -74,7 +74,7 @@ def verdicts(results: Results, rows: Iterable[Row], *, is_fresh: bool) -> tuple[
     for row in rows:
         for figure in row.figures:
             for peer in (KAFKA, FLUSH):
-                target = Target(1.0) if is_fresh else figure.targets.get(peer)
+                target = figure.target(peer, is_fresh=is_fresh)
                 if target is None or not values(results, row, OURS, figure):
                     continue
                 shown, wanted, verdict = _verdict(results, row, peer, figure, target)
