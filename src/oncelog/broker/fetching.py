@@ -14,8 +14,9 @@ from uuid import UUID
 
 from oncelog.broker.call import Call, milliseconds
 from oncelog.broker.lane import Timer
+from oncelog.engine.decision import Visible
 from oncelog.engine.reading import aborted_between, check_leader_epoch, check_offset, first_aborted, offset_end
-from oncelog.engine.state import Log, Visible
+from oncelog.engine.state import Log
 from oncelog.model.batch import offset_after
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import LogId

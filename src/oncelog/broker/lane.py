@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from oncelog.engine.configs import TopicSettings
-from oncelog.engine.decision import Append, Decision, Level
-from oncelog.engine.state import State, Visible, rows_in_chunks
+from oncelog.engine.decision import Append, Decision, Level, Visible
+from oncelog.engine.state import State, rows_in_chunks
 from oncelog.model.batch import read_header
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId, Position

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from oncelog.engine.decision import Append, Decision, Level
+from oncelog.engine.decision import Append, Decision, Level, Written
 from oncelog.engine.producers import check_sequence, duplicate_of
 from oncelog.engine.state import Log, State
 from oncelog.model.batch import TRANSACTIONAL, BatchHeader, stamp
@@ -16,7 +16,6 @@ from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import LogId
 from oncelog.model.limits import TRANSACTION_PARTITIONS_MAX
 from oncelog.model.rows import Row, Transaction, TransactionState
-from oncelog.model.values import Value
 
 #: Produce versions from here on add the partition to the transaction implicitly (TV2, KIP-890).
 IMPLICIT_ADD_VERSION: Final = 12
@@ -29,13 +28,6 @@ _ZSTD: Final = 4
 _SYNCED: Final = Level.SYNCED
 _WRITTEN: Final = Level.WRITTEN
 _ONGOING: Final = TransactionState.ONGOING
-
-
-class Written(Value, frozen=True, gc=False):
-    """What the producer is told: the batch's first offset, and its append time in ms or -1."""
-
-    offset_base: int
-    append_time_ms: int
 
 
 def decide_append(

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from oncelog.engine.alarms import Alarms
 from oncelog.engine.configs import BrokerSettings, TopicSettings, resolve_broker, resolve_topic
-from oncelog.engine.decision import Append
+from oncelog.engine.decision import Append, Visible
 from oncelog.engine.groups.groups import Groups
 from oncelog.engine.groups.offsets import GroupOffsets
 from oncelog.engine.producers import producer_after
@@ -50,7 +50,6 @@ from oncelog.model.rows import (
     TransactionForgotten,
     TransactionState,
 )
-from oncelog.model.values import Value
 
 #: How exactly, and for how many steps, the times of producer ids are remembered (rule D6).
 _MARK_MS: Final = 60_000
@@ -115,15 +114,6 @@ class Log:
             self.timestamp_max,
             tuple(self.aborted),
         )
-
-
-class Visible(Value, frozen=True, gc=False):
-    """What readers of a log may see once an entry is synced."""
-
-    log: Log
-    high_watermark: int
-    stable_offset: int
-    offset_start: int
 
 
 class State:

@@ -10,9 +10,9 @@ import pytest
 from tests.unit.engine.world import client_batch, everything
 
 from oncelog.broker.lane import Lane
-from oncelog.engine.decision import Decision, Level
+from oncelog.engine.decision import Decision, Level, Visible
 from oncelog.engine.partitions import decide_append
-from oncelog.engine.state import State, Visible
+from oncelog.engine.state import State
 from oncelog.model.batch import check_batch
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId, Position

@@ -9,8 +9,8 @@ from uuid import UUID
 from crc32c import crc32c
 
 from oncelog.engine import transactions
-from oncelog.engine.decision import Decision
-from oncelog.engine.partitions import Written, decide_append
+from oncelog.engine.decision import Decision, Written
+from oncelog.engine.partitions import decide_append
 from oncelog.engine.state import Log, State
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import check_batch, read_header

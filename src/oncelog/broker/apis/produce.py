@@ -12,8 +12,8 @@ from uuid import UUID
 
 from oncelog.broker.call import Call
 from oncelog.engine.connections import Role
-from oncelog.engine.decision import Level
-from oncelog.engine.partitions import Written, decide_append
+from oncelog.engine.decision import Level, Written
+from oncelog.engine.partitions import decide_append
 from oncelog.engine.state import Log
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import TRANSACTIONAL, BatchHeader, check_batch
