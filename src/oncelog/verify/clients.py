@@ -112,17 +112,25 @@ class Cluster:
                 continue
 
     def ends(self, partitions: Iterable[Partition], isolation: str) -> dict[Partition, int]:
-        """The last stable offsets, or the high watermarks for read_uncommitted."""
+        """The last stable offsets, or the high watermarks for read_uncommitted. KafkaException if not all are known.
+
+        While a broker is away librdkafka may answer without an error and without an offset (-1001): that is no answer.
+        """
         level = Level.READ_COMMITTED if isolation == COMMITTED else Level.READ_UNCOMMITTED
         asked = {TopicPartition(*where): _LATEST for where in partitions}
         answers = self._admin.list_offsets(asked, isolation_level=level, request_timeout=CALL_SECONDS)
-        return {(where.topic, where.partition): made.result(CALL_SECONDS).offset for where, made in answers.items()}
+        found = {(where.topic, where.partition): made.result(CALL_SECONDS).offset for where, made in answers.items()}
+        if any(offset < 0 for offset in found.values()):
+            raise KafkaException(KafkaError(KafkaError._NO_OFFSET))
+        return found
 
     def offsets(self, group: str, topic: str, partitions: int, *, stable: bool = False) -> dict[int, int]:
         """The committed offsets of a group; -1 where there is none."""
         asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, index) for index in range(partitions)])]
         answers = self._admin.list_consumer_group_offsets(asked, require_stable=stable, request_timeout=CALL_SECONDS)
         found = answers[group].result(CALL_SECONDS).topic_partitions
+        if errors := [each.error for each in found if each.error is not None]:
+            raise KafkaException(errors[0])
         return {each.partition: max(each.offset, NO_OFFSET) for each in found}
 
     def read_all(self, partitions: Sequence[Partition], isolation: str) -> dict[Partition, tuple[list[Found], bool]]:
