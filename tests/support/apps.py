@@ -65,6 +65,8 @@ def done(bootstrap: str, group: str, topic: str) -> tuple[int, int]:
 
 
 def until_done(bootstrap: str, group: str, topic: str) -> None:
+    """Waits until a group has committed all of a topic."""
+
     def is_done() -> bool:
         processed, written = done(bootstrap, group, topic)
         return processed == written

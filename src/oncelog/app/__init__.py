@@ -4,6 +4,7 @@ It knows nothing of this project's broker: Kafka's protocol, by confluent-kafka,
 """
 
 from oncelog.app.app import App
+from oncelog.app.driver import Driver
 from oncelog.app.errors import ConfigurationError, FencedByPeer, PoisonRecord
 from oncelog.app.records import Batch, Out, Record
 from oncelog.app.serializing import Serializer
@@ -18,6 +19,7 @@ __all__ = [
     "ConfigurationError",
     "Context",
     "Delivery",
+    "Driver",
     "FencedByPeer",
     "Out",
     "PoisonRecord",

@@ -20,10 +20,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import start_http_server
 
+from oncelog.app import describing
 from oncelog.app.errors import AppError, ConfigurationError
 from oncelog.app.exchange import Exchange, Name
 from oncelog.app.handlers import Handler
@@ -41,9 +42,12 @@ from oncelog.app.settings import (
     Limits,
 )
 from oncelog.app.topics import check_topics
-from oncelog.app.topology import Processor, Retry, Topology
+from oncelog.app.topology import OutboxRoute, Processor, Retry, Sink, Topology
 from oncelog.app.weaker import WeakExchange
 from oncelog.app.worker import Worker
+
+if TYPE_CHECKING:
+    from oncelog.app.schema import Outbox
 
 log = logging.getLogger("oncelog.app")
 
@@ -124,6 +128,60 @@ class App:
 
         return decorate
 
+    def sink(
+        self,
+        *topics: str,
+        database: str | None = None,
+        retry: Retry | int = Retry(),  # noqa: B008 - frozen
+        dead_letter: bool = False,
+        name: str | None = None,
+        key: Serializer | None = None,
+        value: Serializer | None = None,
+        delivery: Delivery | str = Delivery.EXACTLY_ONCE,
+    ) -> Callable[[Function], Function]:
+        """The decorated function writes records into ``database``; their offsets are in the same database transaction.
+
+        Its parameters: a record (or a ``Batch``) and the SQLAlchemy ``Connection`` to write with. The tables of
+        ``oncelog app schema`` must be there. ``dead_letter``: records that fail for good go into the table
+        ``oncelog_dead_letters``. Without a database, for effects that no transaction holds (mails, calls), ``delivery``
+        has to say which way they may go wrong: at-least-once or at-most-once; the function takes the record alone.
+        """
+        promised = Delivery(delivery)
+        if (database is None) == (promised is Delivery.EXACTLY_ONCE):
+            raise ConfigurationError(
+                "a sink is exactly-once into a database=, or without one has a delivery= of at-least-once or at-most-once"
+            )
+
+        def decorate(function: Function) -> Function:
+            read = _topics(topics, getattr(function, "__name__", "a sink"))
+            handler = Handler(function, key, value, second_required=database is not None)
+            kept = Retry(retry) if isinstance(retry, int) else retry
+            kept_name = checked_name("the sink", name or handler.name)
+            self.topology.add(Sink(kept_name, read, handler, database, kept, dead_letter, promised))
+            return function
+
+        return decorate
+
+    def outbox(self, topic: str, *, database: str, table: str, serializer: Serializer | None = None) -> Outbox:
+        """Rows of ``table`` become records of ``topic``, each once, in the order of their transactions.
+
+        Write rows with the returned object's ``put``, in the transaction of your own changes. ``oncelog app schema`` makes
+        the table. One relay works at a time, whichever process has it.
+        """
+        from oncelog.app.schema import Outbox
+
+        checked_name("the outbox table", table)
+        self.topology.add(OutboxRoute(topic, database, table, serializer))
+        return Outbox(table, serializer)
+
+    def describe(self) -> str:
+        """What it is made of, in a few lines."""
+        return describing.text(self)
+
+    def describe_svg(self) -> str:
+        """The same as a picture."""
+        return describing.svg(self)
+
     # -- running ------------------------------------------------------------------------------------------------------
 
     def run(self, workers: int = 1, *, metrics: str | None = None) -> None:
@@ -148,7 +206,8 @@ class App:
         """Starts it in threads of this process: ``with app.running(): ...``. Raises ConfigurationError."""
         if not 1 <= workers <= WORKERS_MAX:
             raise ConfigurationError(f"workers={workers}: from 1 to {WORKERS_MAX}")
-        check_topics(self.cluster, sorted({*self.topology.sources, *self.topology.targets}))
+        self._check_databases()
+        check_topics(self.cluster, self.topology.topics)
         identity = Identity(self.name, self._state_folder, self._instance)
         stop, halt = threading.Event(), threading.Event()
         jobs = self._jobs(identity, workers, stop, halt)
@@ -162,16 +221,58 @@ class App:
 
     def _jobs(self, identity: Identity, workers: int, stop: threading.Event, halt: threading.Event) -> list[Job]:
         jobs: list[Job] = []
-        if self.topology.processors:
-            jobs += [self._worker(identity, number, stop, halt) for number in range(workers)]
+        for number in range(workers):
+            if self.topology.processors:
+                name = Name(self.name, identity.instance, number)
+                jobs.append(self._worker(name, self.topology, identity, self.delivery, stop, halt))
+            jobs += [self._sink(sink, identity, number, stop, halt) for sink in self.topology.sinks]
+        for outbox in self.topology.outboxes:
+            from oncelog.app.outbox import OutboxJob
+
+            relay = Name(f"{self.name}.outbox.{outbox.table}", identity.instance, 0)
+            jobs.append(OutboxJob(relay, outbox, self.cluster, self.limits, self.meters, stop, halt))
         return jobs
 
-    def _worker(self, identity: Identity, number: int, stop: threading.Event, halt: threading.Event) -> Worker:
-        name = Name(self.name, identity.instance, number)
-        common = (name, self.cluster, self.topology.sources, self.limits, self.meters, stop, halt)
-        exchange = Exchange(*common) if self.delivery is Delivery.EXACTLY_ONCE else WeakExchange(*common, self.delivery)
-        folder = identity.folder / f"worker-{number}"
-        return Worker(self.name, self.topology, exchange, self.cluster, self.limits, self.meters, folder, stop, halt)
+    def _sink(self, sink: Sink, identity: Identity, number: int, stop: threading.Event, halt: threading.Event) -> Job:
+        """A sink is a group of its own: it goes on at its own pace."""
+        name = Name(f"{self.name}.{sink.name}", identity.instance, number)
+        if sink.database is None:
+            effect = Processor(sink.name, sink.topics, sink.handler, None, sink.retry, None, None)
+            return self._worker(name, Topology([effect]), identity, sink.delivery, stop, halt)
+        from oncelog.app.sinks import SinkJob
+
+        return SinkJob(name, sink, self.cluster, self.limits, self.meters, stop, halt)
+
+    def _check_databases(self) -> None:
+        """Their tables are there, before anything is read."""
+        wanted: dict[str, list[str]] = {}
+        for sink in self.topology.sinks:
+            if sink.database is not None:
+                wanted.setdefault(sink.database, [])
+        for outbox in self.topology.outboxes:
+            wanted.setdefault(outbox.database, []).append(outbox.table)
+        if not wanted:
+            return
+        from oncelog.app import schema
+
+        for url, tables in wanted.items():
+            engine = schema.engine_of(url)
+            schema.check(engine, tables)
+            engine.dispose()
+
+    def _worker(
+        self,
+        name: Name,
+        topology: Topology,
+        identity: Identity,
+        delivery: Delivery,
+        stop: threading.Event,
+        halt: threading.Event,
+    ) -> Worker:
+        common = (name, self.cluster, topology.sources, self.limits, self.meters, stop, halt)
+        exchange = Exchange(*common) if delivery is Delivery.EXACTLY_ONCE else WeakExchange(*common, delivery)
+        folder = identity.folder / f"worker-{name.worker}"
+        return Worker(name.app, topology, exchange, self.cluster, self.limits, self.meters, folder, stop, halt)
 
 
 def _topics(topics: Sequence[str], name: str) -> tuple[str, ...]:

@@ -20,10 +20,10 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import Message, TopicPartition
 
-from oncelog.app.errors import FencedByPeer, Undone
+from oncelog.app.errors import Undone
 from oncelog.app.intake import GroupPositions, Intake, Place, offset_of, place_of
 from oncelog.app.meters import Meters
-from oncelog.app.peers import name_of_peer
+from oncelog.app.peers import fenced_by
 from oncelog.app.settings import Cluster, Limits, client_id_of
 from oncelog.app.transactions import Headers, TransactionalProducer, initialized
 
@@ -32,6 +32,8 @@ log = logging.getLogger("oncelog.app")
 #: Outputs of a batch beyond this are sent while the handler still runs; the transaction is open from then on.
 PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 FENCES_SECONDS: Final = 60.0
+#: Before a place is taken back: the peer has taken both of its places by then, so that each of us counts the other's turns.
+FENCED_SECONDS: Final = 1.0
 _BACK_OFF_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -315,12 +317,10 @@ class Exchange:
         if undone.fenced:
             self._meters.fenced()
             if self._fences.count(time.monotonic()):
-                raise FencedByPeer(
-                    f"another process runs as {self.name} and has taken its place twice within a minute: "
-                    f"{name_of_peer(self._cluster, self.name.app, str(self.name))}. Give each process its own instance "
-                    "(ONCELOG_INSTANCE, or a state folder of its own)"
-                ) from undone
+                raise fenced_by(self._cluster, self.name.app, str(self.name)) from undone
             log.warning("fenced worker=%s: %s", self.name, undone)
+            undone.rejoin = True  # a peer takes both places, in the group and as producer: that is one fence
+            self._halt.wait(FENCED_SECONDS)
 
     def _end_for_certain(self, undone: Undone) -> None:
         if self._producer is not None and not undone.renew:

@@ -47,8 +47,11 @@ Result = TypeVar("Result")
 class Positions(Protocol):
     """Where the next offsets are kept: the group, or a sink's database."""
 
+    def taken(self, consumer: Consumer, places: Sequence[Place], halt: threading.Event) -> dict[Place, int]:
+        """The next offset of partitions that were just assigned; for one that was never read its oldest record's."""
+
     def of(self, consumer: Consumer, places: Sequence[Place], halt: threading.Event) -> dict[Place, int]:
-        """The next offset to read for each; for one that was never read its oldest record's."""
+        """The next offsets again, after something was undone."""
 
 
 def place_of(message: Message) -> Place:
@@ -90,6 +93,8 @@ class GroupPositions:
                     found[place] = oldest(consumer, place, halt)
         return found
 
+    taken = of
+
 
 def oldest(consumer: Consumer, place: Place, halt: threading.Event) -> int:
     """The offset of a partition's oldest record."""
@@ -128,7 +133,8 @@ class Intake:
         self._limits = limits
         self._positions = positions
         self._halt = halt
-        self._consumer = Consumer(settings)
+        self._fatal: KafkaError | None = None
+        self._consumer = Consumer({**settings, "error_cb": self._told})
         self._changed = threading.Condition()
         #: Partitions owned, each with the number of the assignment that brought it.
         self._owned: dict[Place, int] = {}
@@ -195,6 +201,18 @@ class Intake:
                 raise Undone(f"partitions were handed over meanwhile: {missing}")
             return {place: self._owned[place] for place in places}
 
+    def owned(self) -> dict[Place, int]:
+        """All that this member has now."""
+        with self._changed:
+            self._raise_failure()
+            return dict(self._owned)
+
+    def drain(self) -> None:
+        """Drops what was read; for a member that only waits for its turn."""
+        with self._changed:
+            self._purge(set(self._owned))
+            self._changed.notify_all()
+
     def metadata(self, assignments: Mapping[Place, int]) -> bytes:
         """The member's own word for a transaction's offsets, valid while it owns these partitions."""
         with self._changed:
@@ -250,8 +268,10 @@ class Intake:
             while not self._is_closing:
                 self._do_commands()
                 self._keep_bounded()
+                if self._fatal is not None:
+                    raise _replaced(self._fatal)
                 if self._has_room() or self._paused:
-                    self._fill(self._consumer.poll(POLL_SECONDS))
+                    self._fill(self._poll())
                     self._read_metadata()
                 else:
                     with self._changed:
@@ -263,6 +283,21 @@ class Intake:
             with self._changed:
                 self._owned.clear()
                 self._changed.notify_all()
+
+    def _poll(self) -> Message | None:
+        try:
+            return self._consumer.poll(POLL_SECONDS)
+        except KafkaException as failure:
+            error = failure.args[0]
+            if error.fatal():
+                raise _replaced(error) from failure
+            raise Undone(f"the consumer is made anew: {error}", rejoin=True) from failure
+
+    def _told(self, error: KafkaError) -> None:
+        """By the client, while it polls. What is fatal ends this member; the rest passes."""
+        log.debug("consumer: %s", error)
+        if error.fatal():
+            self._fatal = error
 
     def _read_metadata(self) -> None:
         metadata = self._consumer.consumer_group_metadata()
@@ -328,7 +363,7 @@ class Intake:
         if code == KafkaError._AUTO_OFFSET_RESET:
             self._skip_what_is_gone(place_of(message))
         elif code in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL) or error.fatal():
-            raise Undone(f"the group has given this member's place away: {error.str()}", fenced=True, rejoin=True)
+            raise _replaced(error)
         elif fate_of(error) is Fate.STOP:
             raise ConfigurationError(f"the brokers refuse: {error.str()} ({error.name()})")
         else:
@@ -366,7 +401,7 @@ class Intake:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         places = [(partition.topic, partition.partition) for partition in partitions]
-        offsets = self._positions.of(consumer, places, self._halt) if places else {}
+        offsets = self._positions.taken(consumer, places, self._halt) if places else {}
         consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
         with self._changed:
             self._assignments += 1
@@ -408,3 +443,8 @@ class Intake:
         kept = [message for message in self._buffer if place_of(message) not in places]
         self._buffer = deque(kept)
         self._buffer_bytes = sum(map(len, kept))
+
+
+def _replaced(error: KafkaError) -> Undone:
+    """Another member has our instance id (FENCED_INSTANCE_ID is the only fatal error of a consumer)."""
+    return Undone(f"the group has given this member's place away: {error.str()}", fenced=True, rejoin=True)

@@ -7,6 +7,7 @@ from typing import Final
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from oncelog.app.errors import FencedByPeer
 from oncelog.app.settings import Cluster
 
 _WAIT_SECONDS: Final = 5.0
@@ -25,3 +26,12 @@ def name_of_peer(cluster: Cluster, group: str, instance: str) -> str:
         if member.group_instance_id == instance:
             return f"{member.client_id} at {member.host}"
     return "it has left the group already"
+
+
+def fenced_by(cluster: Cluster, group: str, instance: str) -> FencedByPeer:
+    """The error that ends this process, with the other's name."""
+    return FencedByPeer(
+        f"another process runs as {instance} and has taken its place twice within a minute: "
+        f"{name_of_peer(cluster, group, instance)}. Give each process its own instance (ONCELOG_INSTANCE, or a state folder "
+        "of its own)"
+    )

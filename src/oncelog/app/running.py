@@ -46,11 +46,20 @@ class Running:
         self._on_end = on_end
         self._executor = ThreadPoolExecutor(len(jobs), thread_name_prefix="oncelog worker")
         self._futures: list[Future[None]] = [self._executor.submit(job.run) for job in jobs]
+        for future in self._futures:
+            future.add_done_callback(self._ended)
 
     @property
     def is_running(self) -> bool:
         """Whether all of its threads are."""
         return not any(future.done() for future in self._futures)
+
+    def _ended(self, future: Future[None]) -> None:
+        """One thread has ended: the others do too, and the reason is told at once."""
+        error = future.exception()
+        if error is not None and not isinstance(error, Halted):
+            log.error("stopping because of %s: %s", type(error).__name__, error, exc_info=error)
+        self._stop.set()
 
     def stop(self) -> None:
         """Every worker finishes its batch. From any thread."""

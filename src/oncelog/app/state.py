@@ -45,15 +45,35 @@ class Table:
         raise NotImplementedError
 
     def write(self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None) -> None:
-        """All of it or nothing. None deletes."""
+        """All of it or nothing. None deletes; ``checkpoint`` None leaves that as it is."""
+        raise NotImplementedError
+
+    @property
+    def checkpoint(self) -> int:
+        """The changelog's offset before which nothing is missing here."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """As new."""
         raise NotImplementedError
 
 
 class MemoryTable(Table):
-    """For the driver, and for tests without a disk."""
+    """For the driver, and for what is small."""
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}
+        self._checkpoint = 0
+
+    @property
+    def checkpoint(self) -> int:
+        """As of the last write that named one."""
+        return self._checkpoint
+
+    def clear(self) -> None:
+        """As new."""
+        self._rows.clear()
+        self._checkpoint = 0
 
     def get(self, key: bytes) -> bytes | None:
         """A value."""
@@ -64,8 +84,8 @@ class MemoryTable(Table):
         return [key for key in self._rows if key.startswith(prefix)]
 
     def write(self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None) -> None:
-        """Replaces and deletes; there is no changelog that it could lag behind."""
-        del checkpoint
+        """Replaces and deletes."""
+        self._checkpoint = self._checkpoint if checkpoint is None else checkpoint
         for key, value in changes:
             if value is None:
                 self._rows.pop(key, None)
@@ -268,7 +288,7 @@ class Changelog:
             if answer is not None:
                 return answer
 
-    def restore(self, table: FileTable, topic: str, partition: int) -> int:
+    def restore(self, table: Table, topic: str, partition: int) -> int:
         """Brings a table up to the changelog's end; how many records that took.
 
         The last owner's transaction may be committed and not yet visible in every partition: so the end is the high watermark,

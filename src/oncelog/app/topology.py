@@ -41,9 +41,9 @@ class Processor:
     serializer: Serializer | None
 
     @property
-    def has_context(self) -> bool:
-        """Whether it may keep state."""
-        return self.handler.takes_second
+    def keeps_state(self) -> bool:
+        """State belongs to one partition of one topic."""
+        return self.handler.takes_second and not self.handler.is_batch and len(self.topics) == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,11 @@ class Topology:
         """The topics named as targets; handlers may name others."""
         named = {processor.to for processor in self.processors} | {part.dead_letter for part in self.processors}
         return sorted({topic for topic in named if topic} | {outbox.topic for outbox in self.outboxes})
+
+    @property
+    def topics(self) -> list[str]:
+        """Every topic that has to be there."""
+        return sorted({*self.sources, *self.targets, *(topic for sink in self.sinks for topic in sink.topics)})
 
     def readers(self, topic: str) -> Sequence[Processor]:
         """The processors of a topic."""

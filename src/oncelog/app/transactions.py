@@ -80,7 +80,7 @@ class TransactionalProducer:
     @property
     def is_disturbed(self) -> bool:
         """A connection was cut since the last ``settle_down``: some request may still arrive late."""
-        self._producer.poll(0)  # hands over what the client has logged
+        self._poll(0)  # hands over what the client has logged
         return self._client_log.is_disturbed
 
     @property
@@ -111,7 +111,7 @@ class TransactionalProducer:
                 )
                 return
             except BufferError:
-                self._producer.poll(0.05)
+                self._poll(0.05)
                 self._check_halt()
             except KafkaException as failure:
                 raise self._undone(self._reason(failure.args[0])) from failure
@@ -146,7 +146,7 @@ class TransactionalProducer:
             undone.renew = True
             raise
         self._began_at = 0.0
-        self._producer.poll(0)
+        self._poll(0)
 
     def abort(self) -> None:
         """Returns when the transaction is aborted; nothing if none is open. Undone: make a new producer."""
@@ -162,7 +162,14 @@ class TransactionalProducer:
     def close(self) -> None:
         """Drops what was not sent. An open transaction stays open until the next ``init`` or its timeout."""
         self._producer.purge()
-        self._producer.poll(0)
+        self._poll(0)
+
+    def _poll(self, seconds: float) -> None:
+        """Serves the client's callbacks. It raises fatal errors here too; the transactional calls tell them better."""
+        try:
+            self._producer.poll(seconds)
+        except KafkaException as failure:
+            log.debug("producer: %s", failure)
 
     def _until_done(self, call: Callable[[], Result]) -> Result:
         while True:

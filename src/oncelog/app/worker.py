@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +62,7 @@ class Unsendable(ValueError):
     """The brokers, or the client, refuse what a handler gave for this record: too large, no such topic."""
 
 
-class _Again(Exception):
+class Again(Exception):
     """The record failed and has attempts left."""
 
     def __init__(self, delay: float) -> None:
@@ -73,7 +73,10 @@ class _Again(Exception):
 class Processing:
     """Runs processors over records: pure of any broker, so that the driver and the dry-run share it."""
 
-    def __init__(self, app: str, topology: Topology, meters: Meters) -> None:
+    def __init__(
+        self, app: str, topology: Topology, meters: Meters, on_out: Callable[[Out, Sent], None] | None = None
+    ) -> None:
+        self._on_out = on_out
         self.app = app
         self.topology = topology
         self.meters = meters
@@ -87,7 +90,7 @@ class Processing:
     def process(
         self, processor: Processor, raw: Raw, state: PartitionState | None, known: Exception | None
     ) -> list[Sent]:
-        """One record by one processor: its outputs, or its dead letter. _Again; PoisonRecord.
+        """One record by one processor: its outputs, or its dead letter. Again; PoisonRecord.
 
         ``known``: an error found by sending the record's outputs; the handler is not asked again then.
         """
@@ -107,6 +110,9 @@ class Processing:
         records = [handler.decode(raw) for raw in raws]
         outs = handler.call(records, Context(self.app, state, attempt), self.runner)
         sent = [_sent(processor, out) for out in outs]
+        if self._on_out is not None:
+            for out, each in zip(outs, sent, strict=True):
+                self._on_out(out, each)
         if state is not None:
             state.keep_record()
         for raw in raws:
@@ -120,7 +126,7 @@ class Processing:
         if failures < processor.retry.attempts and not isinstance(error, DecodeError | Unsendable):
             self.meters.retried(processor.name)
             log.info("retry processor=%s %s[%d] offset=%d attempt=%d: %r", *_words(processor, raw), failures, error)
-            raise _Again(processor.retry.delay(failures))
+            raise Again(processor.retry.delay(failures))
         if processor.dead_letter is None:
             raise PoisonRecord(raw.topic, raw.partition, raw.offset, failures, error) from error
         self._failures.pop(_id(processor, raw), None)
@@ -128,7 +134,10 @@ class Processing:
         log.warning(
             "dead-letter processor=%s %s[%d] offset=%d attempts=%d: %r", *_words(processor, raw), failures, error
         )
-        return [dead_letter(processor.dead_letter, processor.name, raw, failures, error)]
+        letter = dead_letter(processor.dead_letter, processor.name, raw, failures, error)
+        if self._on_out is not None:
+            self._on_out(Out(key=raw.key, value=raw.value, headers=letter.headers), letter)
+        return [letter]
 
 
 def _words(processor: Processor, raw: Raw) -> tuple[str, str, int, int]:
@@ -274,7 +283,7 @@ class Worker:
         for message, raw in zip(messages, raws, strict=True):
             try:
                 outputs += self._record(raw, without_batches=done_as_batches)
-            except _Again as again:
+            except Again as again:
                 if not processed:
                     self._pause_seconds = again.delay
                 break
@@ -345,7 +354,7 @@ class States:
 
     def of(self, processor: Processor, place: Place) -> PartitionState | None:
         """None for a processor without state."""
-        if not processor.has_context or processor.handler.is_batch or len(processor.topics) > 1:
+        if not processor.keeps_state:
             return None
         key, assignment = (processor.name, place[1]), self._assignments[place]
         known = self._open.get(key)
