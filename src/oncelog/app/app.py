@@ -47,6 +47,7 @@ from oncelog.app.weaker import WeakExchange
 from oncelog.app.worker import Worker
 
 if TYPE_CHECKING:
+    from oncelog.app.driver import Driver
     from oncelog.app.schema import Outbox
 
 log = logging.getLogger("oncelog.app")
@@ -182,6 +183,12 @@ class App:
         """The same as a picture."""
         return describing.svg(self)
 
+    def dry_run(self, records: int = 100) -> Driver:
+        """What the next records of each partition would become: nothing is written, no offset moves, no group is joined."""
+        from oncelog.app.rehearsal import dry_run
+
+        return dry_run(self, records)
+
     # -- running ------------------------------------------------------------------------------------------------------
 
     def run(self, workers: int = 1, *, metrics: str | None = None) -> None:
@@ -206,14 +213,13 @@ class App:
         """Starts it in threads of this process: ``with app.running(): ...``. Raises ConfigurationError."""
         if not 1 <= workers <= WORKERS_MAX:
             raise ConfigurationError(f"workers={workers}: from 1 to {WORKERS_MAX}")
+        if not (self.topology.processors or self.topology.sinks or self.topology.outboxes):
+            raise ConfigurationError(f"the application {self.name} has no processor, sink or outbox")
         self._check_databases()
         check_topics(self.cluster, self.topology.topics)
         identity = Identity(self.name, self._state_folder, self._instance)
         stop, halt = threading.Event(), threading.Event()
         jobs = self._jobs(identity, workers, stop, halt)
-        if not jobs:
-            identity.close()
-            raise ConfigurationError(f"the application {self.name} has no processor, sink or outbox")
         log.info(
             "started app=%s instance=%s workers=%d delivery=%s", self.name, identity.instance, workers, self.delivery
         )

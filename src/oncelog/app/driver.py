@@ -72,6 +72,11 @@ class Driver:
         """What was given to a topic so far, as the handlers gave it (``topic`` left out), dead letters included."""
         return list(self._outputs[topic])
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics that something was given to."""
+        return sorted(self._outputs)
+
     def state(self, processor: str, store: str, partition: int = 0) -> dict[str, Any]:
         """What a store of a processor holds now."""
         state = self._states.get((processor, partition))

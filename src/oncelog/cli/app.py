@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 import oncelog
-from oncelog.cli import groups, topics, transactions
+from oncelog.cli import applications, groups, topics, transactions
 from oncelog.cli.failures import CommandError, ExitCode
 from oncelog.cli.options import BOOTSTRAP, AsJson, Bootstrap
 from oncelog.cli.verify import verify
@@ -23,7 +23,7 @@ Begin with `oncelog serve`, then point any Kafka client at 127.0.0.1:9092. Each 
 """
 
 app = App(name="oncelog", help=_HELP, version=oncelog.__version__, version_format="plaintext")
-for part in (topics.app, groups.app, transactions.app):
+for part in (topics.app, groups.app, transactions.app, applications.app):
     app.command(part)
 app.command(verify)
 
