@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_FOLDERS = ("src", "tests", "bench", "docs", ".ci")
+_FOLDERS = ("src", "tests", "bench", "docs", "examples", ".ci")
 _SUFFIXES = {".py", ".md", ".toml", ".txt", ".sh", ".yml", ".yaml", ".json", ".html", ".css", ".js", ""}
 _IGNORED = {"__pycache__", ".hypothesis"}
 
