@@ -30,7 +30,7 @@ from oncelog.app.exchange import Exchange, Name
 from oncelog.app.handlers import Handler
 from oncelog.app.identity import Identity, checked_name
 from oncelog.app.meters import Meters
-from oncelog.app.running import Job, Running
+from oncelog.app.running import Job, Running, handle_signals
 from oncelog.app.serializing import Serializer
 from oncelog.app.session import STATE_FOLDER
 from oncelog.app.settings import (
@@ -198,12 +198,12 @@ class App:
         HOST:PORT for Prometheus.
         """
         try:
-            running = self.running(workers)
-            running.handle_signals()
+            stop, halt = threading.Event(), threading.Event()
+            handle_signals(stop, halt)
             if metrics is not None:
                 host, _, port = metrics.rpartition(":")
                 start_http_server(int(port), host or "127.0.0.1", registry=self.meters.registry)
-            running.wait()
+            self._start(workers, stop, halt).wait()
         except AppError as error:
             log.error("%s: %s", type(error).__name__, error)
             sys.stderr.write(f"{self.name}: {type(error).__name__}: {error}\n")
@@ -211,6 +211,9 @@ class App:
 
     def running(self, workers: int = 1) -> Running:
         """Starts it in threads of this process: ``with app.running(): ...``. Raises ConfigurationError."""
+        return self._start(workers, threading.Event(), threading.Event())
+
+    def _start(self, workers: int, stop: threading.Event, halt: threading.Event) -> Running:
         if not 1 <= workers <= WORKERS_MAX:
             raise ConfigurationError(f"workers={workers}: from 1 to {WORKERS_MAX}")
         if not (self.topology.processors or self.topology.sinks or self.topology.outboxes):
@@ -218,7 +221,6 @@ class App:
         self._check_databases()
         check_topics(self.cluster, self.topology.topics)
         identity = Identity(self.name, self._state_folder, self._instance)
-        stop, halt = threading.Event(), threading.Event()
         jobs = self._jobs(identity, workers, stop, halt)
         log.info(
             "started app=%s instance=%s workers=%d delivery=%s", self.name, identity.instance, workers, self.delivery

@@ -85,17 +85,6 @@ class Running:
         self._executor.shutdown()
         self._on_end()
 
-    def handle_signals(self) -> None:
-        """SIGTERM and SIGINT stop it; a second one at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signalled)
-
-    def _signalled(self, number: int, _: FrameType | None) -> None:
-        if self._stop.is_set():
-            self._halt.set()
-        self._stop.set()
-        log.info("stopping signal=%s", signal.Signals(number).name)
-
     def __enter__(self) -> Self:
         return self
 
@@ -107,3 +96,16 @@ class Running:
             self.wait()
         else:
             self._end()
+
+
+def handle_signals(stop: threading.Event, halt: threading.Event) -> None:
+    """SIGTERM and SIGINT stop the application; a second one at once."""
+
+    def signalled(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            halt.set()
+        stop.set()
+        log.info("stopping signal=%s", signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signalled)

@@ -155,8 +155,8 @@ class SessionBatch:
             raise ConfigurationError("a batch has one transaction; take the next batch")
         return SessionTransaction(self)
 
-    def commit(self) -> None:
-        """Called by the transaction's end."""
+    def _commit(self) -> None:
+        """At the transaction's end."""
         self.is_settled = True
         processed, rest = self._messages[: self._handed_out], self._messages[self._handed_out :]
         self._exchange.put_back(rest)
@@ -165,13 +165,12 @@ class SessionBatch:
         else:
             self._exchange.undo("no record of the batch was processed")
 
-    def undo(self, why: str | Undone) -> None:
-        """Called when the body has failed."""
+    def _undo(self, why: str | Undone) -> None:
+        """When the body has failed."""
         self.is_settled = True
         self._exchange.undo(why)
 
-    def send(self, record: Sent) -> None:
-        """Called by the transaction."""
+    def _send(self, record: Sent) -> None:
         self._exchange.send(record)
 
 
@@ -194,7 +193,7 @@ class SessionTransaction:
         """One record, visible to readers when and if the transaction commits. ``timestamp``: ms since 1970."""
         if self._batch.is_settled:
             raise ConfigurationError("the transaction has ended; send inside its `with`")
-        self._batch.send(
+        self._batch._send(
             Sent(
                 topic,
                 _bytes(key),
@@ -212,10 +211,10 @@ class SessionTransaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if error is None:
-            self._batch.commit()
+            self._batch._commit()
             return False
         if isinstance(error, Exception):
-            self._batch.undo(error if isinstance(error, Undone) else f"{type(error).__name__}: {error}")
+            self._batch._undo(error if isinstance(error, Undone) else f"{type(error).__name__}: {error}")
         return isinstance(error, Undone)
 
 

@@ -19,7 +19,7 @@ from typing import Final
 from confluent_kafka import Message
 
 from oncelog.app.errors import ConfigurationError, PoisonRecord, Undone
-from oncelog.app.exchange import Outcome, Sent
+from oncelog.app.exchange import PENDING_BYTES_MAX, Outcome, Sent
 from oncelog.app.handlers import Trial
 from oncelog.app.intake import Place, offset_of, place_of
 from oncelog.app.meters import Meters
@@ -279,6 +279,7 @@ class Worker:
         done_as_batches = outputs is not None
         outputs = outputs or []
         processed: list[Message] = []
+        size = counted = 0
         deadline = time.monotonic() + max(self._limits.commit_interval, 0.05)
         for message, raw in zip(messages, raws, strict=True):
             try:
@@ -290,7 +291,10 @@ class Worker:
             except PoisonRecord as poison:
                 return self._cut(processed, outputs, done_as_batches, poison)
             processed.append(message)
-            if not done_as_batches and (time.monotonic() > deadline or self._exchange.must_hurry):
+            size += sum(each.size for each in outputs[counted:])
+            counted = len(outputs)
+            is_over = time.monotonic() > deadline or size > PENDING_BYTES_MAX or self._exchange.must_hurry
+            if is_over and not done_as_batches:
                 break
         return self._cut(processed, outputs, done_as_batches and len(processed) < len(messages), None)
 
