@@ -13,6 +13,7 @@ from tests.support.apps import CLIENT, Child, done, feed, until, until_done
 from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import create_topic, read_all
 from tests.support.fixtures import Broker
+from tests.support.proxy import Proxy
 
 from oncelog.app import App, Context, Out, Record
 from oncelog.app.state import FileTable, PartitionState, Stores
@@ -116,6 +117,24 @@ def test_state_is_exact_after_kills(own_broker: BrokerProcess, unique: Unique, t
         until_done(own_broker.bootstrap, unique("app"), source)
         assert last.terminate() == 0, last.err
     assert_counted(own_broker.bootstrap, target, fed)
+
+
+def test_an_aborted_transaction_leaves_no_state(broker: Broker, proxy: Proxy, unique: Unique, tmp_path: Path) -> None:
+    """The broker ends a transaction that holds state; the same records come again, on the state from before."""
+    source, target = (create_topic(broker.bootstrap, unique(name), 1) for name in ("in", "out"))
+    app = App(unique("app"), proxy.bootstrap, state_folder=tmp_path, client=CLIENT, transaction_timeout=1)
+    counter(app, source, target)
+    fed = words(60, 9)
+    feed(broker.bootstrap, source, fed)
+    held = proxy.hold_next("txn_offset_commit")
+    with app.running():
+        held.wait()
+        time.sleep(1.5)
+        held.release()
+        until_done(broker.bootstrap, app.name, source)
+    aborted = app.meters.registry.get_sample_value("oncelog_app_transactions_total", {"outcome": "aborted"})
+    assert aborted, "the transaction did not fail"
+    assert_counted(broker.bootstrap, target, fed)
 
 
 def test_a_failed_attempt_leaves_no_state(broker: Broker, unique: Unique, tmp_path: Path) -> None:
