@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +71,30 @@ def test_the_operators_command_is_run(broker: BrokerProcess, tmp_path: Path) -> 
     strikes = (tmp_path / "struck").read_text(encoding="utf-8").count("struck")
     assert strikes == verdict["counts"]["faults"] > 0
     assert "exit code 3" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.client("confluent-kafka")
+def test_interrupted(broker: BrokerProcess, tmp_path: Path) -> None:
+    """Ctrl-C leaves no worker behind, and what was recorded so far."""
+    command = [sys.executable, "-m", "oncelog", "verify", "--bootstrap", broker.bootstrap, "--out", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("parts/copy-*.jsonl")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert list(tmp_path.glob("parts/run.jsonl"))
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in read(path)]
+    assert left == []
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""
 
 
 @pytest.mark.client("confluent-kafka")

@@ -10,7 +10,7 @@ committed offsets and the ends of partitions;
 from __future__ import annotations
 
 import secrets
-import tempfile
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -181,16 +181,18 @@ class Run:
         self.tell(
             f"{brokers} broker{'s' if brokers > 1 else ''} at {self.options.bootstrap}; topics {', '.join(self.topics)}"
         )
-        with tempfile.TemporaryDirectory(prefix="oncelog-verify-") as scratch:
-            parts = Path(scratch)
-            observer = Observer(parts / "run.jsonl", cluster, self.partitions, self.group)
-            observer.write(Began(at=now(), settings=msgspec.to_builtins(self.options)))
-            try:
-                self._work(parts, observer, watch)
-                self._read_everything(cluster, observer)
-            finally:
-                observer.close()
-            events = merge(sorted(parts.glob("*.jsonl")), self.folder / "history.jsonl")
+        parts = self.folder / "parts"
+        shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir()
+        observer = Observer(parts / "run.jsonl", cluster, self.partitions, self.group)
+        observer.write(Began(at=now(), settings=msgspec.to_builtins(self.options)))
+        try:
+            self._work(parts, observer, watch)
+            self._read_everything(cluster, observer)
+        finally:
+            observer.close()
+        events = merge(sorted(parts.glob("*.jsonl")), self.folder / "history.jsonl")
+        shutil.rmtree(parts)
         if not self.options.keep_topics:
             cluster.delete_topics(self.topics)
         return judged(events, str(self.folder / "history.jsonl"))
