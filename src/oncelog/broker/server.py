@@ -52,8 +52,8 @@ class Connection(asyncio.BufferedProtocol, Peer):
     """One client's connection."""
 
     __slots__ = (
-        "_calls", "_frames", "_framing", "_is_dirty", "_is_held", "_is_unfinished", "_is_writing_paused", "_out", "_out_bytes",
-        "_server", "_socket", "_stall", "_transport", "_written_bytes", "is_writer",
+        "_calls", "_frames", "_framing", "_is_dirty", "_is_held", "_is_unfinished", "_is_writing_paused", "_kept_bytes", "_out",
+        "_out_bytes",        "_server", "_socket", "_stall", "_transport", "_written_bytes", "is_writer",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -68,6 +68,8 @@ class Connection(asyncio.BufferedProtocol, Peer):
         self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._written_bytes = 0
+        #: Bytes of replies that are there and wait for one before them.
+        self._kept_bytes = 0
         self._is_dirty = self._is_held = self._is_unfinished = self._is_writing_paused = False
         #: What the last sweep saw of progress, and when it saw it first.
         self._stall: tuple[object, float] = (None, 0.0)
@@ -134,7 +136,7 @@ class Connection(asyncio.BufferedProtocol, Peer):
         """Whether no more may be asked by this connection now."""
         return (
             len(self._calls) >= REQUESTS_IN_FLIGHT_MAX
-            or self._out_bytes > REPLY_BYTES_PENDING_MAX
+            or self._out_bytes + self._kept_bytes > REPLY_BYTES_PENDING_MAX
             or self._is_writing_paused
             or self._server.is_stopping
             or (self.is_writer and self._server.is_pressed)
@@ -216,9 +218,14 @@ class Connection(asyncio.BufferedProtocol, Peer):
 
     def answered(self, call: Call) -> None:
         """``call`` has its reply; send it when those before it have theirs."""
-        if self._calls and self._calls[0].body is not None:
+        calls = self._calls
+        if not calls or call.body is None:
+            return
+        if calls[0].body is not None:
             self._release()
-        del call
+        else:
+            self._kept_bytes += _size_of(call.body)
+            self._server.untaken(self, self.bytes_untaken)
 
     def _release(self) -> None:
         """Queue the replies that are due."""
@@ -236,6 +243,8 @@ class Connection(asyncio.BufferedProtocol, Peer):
                 out += body
             self._out_bytes += size + 8
             meters.answered(api_key, version, (now_ns - call.received_ns) / 1e9, call.bytes_received, size + 8)
+        if self._kept_bytes:
+            self._kept_bytes = sum(_size_of(call.body) for call in calls if call.body is not None)
         if out and not self._is_dirty:
             self._server.mark(self)
 
@@ -257,13 +266,16 @@ class Connection(asyncio.BufferedProtocol, Peer):
             self._transport.write(b"".join(out))
         else:
             self._transport.writelines(out)
-        if pending := self._transport.get_write_buffer_size():
+        if pending := self.bytes_untaken:
             self._server.untaken(self, pending)
 
     @property
     def bytes_untaken(self) -> int:
-        """Bytes of replies that the client has not taken."""
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        """Bytes of replies that the client has not taken, or has made wait behind one that it has asked to be late."""
+        if self._transport is None:
+            return 0
+        unwritten: int = self._transport.get_write_buffer_size()
+        return unwritten + self._kept_bytes
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -498,6 +510,10 @@ class Server:
         self._look_at_untaken()
         if self._connections:
             self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+
+def _size_of(body: Body) -> int:
+    return len(body) if isinstance(body, bytes) else sum(map(len, body))
 
 
 def _address(name: Any) -> str:

@@ -304,6 +304,31 @@ def test_broken_bytes_after_requests_that_must_wait_close_later(world: World) ->
     assert transport.is_closed
 
 
+def test_replies_that_wait_behind_a_late_one_are_bounded(world: World) -> None:
+    """Law 8: REPLY_BYTES_PENDING_MAX, REPLY_BYTES_TOTAL_MAX: one fetch that waits must not pile up replies behind it."""
+    connection, transport = world.connect()
+    feed(connection, heartbeat(1))
+    late = world.calls[0]
+    world.route = lambda call: call.reply(bytes(REPLY_BYTES_PENDING_MAX // 2))
+    feed(connection, b"".join(heartbeat(number) for number in range(2, 20)))
+    world.loop.turn()
+    assert len(connection._calls) == 4 and not transport.is_reading_now
+    late.reply(b"late")
+    world.loop.turn()
+    assert numbers(b"".join(transport.written)) == list(range(1, 20))
+    assert transport.is_reading_now and connection._kept_bytes == 0
+
+
+def test_who_lets_too_many_replies_wait_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "REPLY_BYTES_TOTAL_MAX", 1000)
+    connection, transport = world.connect()
+    feed(connection, b"".join(map(heartbeat, range(3))))
+    world.calls[1].reply(bytes(600))
+    assert not transport.is_aborted
+    world.calls[2].reply(bytes(600))
+    assert transport.is_aborted
+
+
 def test_no_more_is_routed_when_too_many_reply_bytes_wait(world: World) -> None:
     """Law 8: REPLY_BYTES_PENDING_MAX."""
     world.route = lambda call: call.reply(bytes(REPLY_BYTES_PENDING_MAX // 2))
