@@ -74,6 +74,8 @@ class Broker:
         self.state = State(configs)
         self.storage = storage
         self.loop, self.now_ms, self.new_id, self.log = loop, clock_ms, ids, log
+        #: The machine's own time, for the timestamps of records only: no deadline hangs on it (broker/clock.py).
+        self.wall_ms: Callable[[], int] = clock_ms
         self.meters = meters or Meters()
         self.lane = Lane(self.state, storage, loop, clock_ms)
         self.connections = Connections()

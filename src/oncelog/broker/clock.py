@@ -25,6 +25,9 @@ class AnyClock(Protocol):
     def begin_at(self, now_ms: int) -> None:
         """It is ``now_ms`` at least."""
 
+    def wall_ms(self) -> int:
+        """The machine's own time, which may jump: what clients and their records go by."""
+
 
 class Clock:
     """See the module. ``wall_ns`` and ``monotonic_ns`` are the machine's clocks."""
@@ -48,3 +51,7 @@ class Clock:
     def begin_at(self, now_ms: int) -> None:
         """It is ``now_ms`` at least: what was decided before a restart was not decided in the future."""
         self._now_ns = max(self._now_ns, now_ms * _NS_PER_MS)
+
+    def wall_ms(self) -> int:
+        """See AnyClock. After a night's sleep of the machine this clock is hours behind it, for days."""
+        return self._wall_ns() // _NS_PER_MS

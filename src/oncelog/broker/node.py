@@ -95,6 +95,7 @@ class Node:
             broker.folder = str(self.settings.data.absolute())
         broker.on_failure = self._failed
         broker.on_recovered = self._stage.clock.begin_at
+        broker.wall_ms = self._stage.clock.wall_ms
         self._storage = storage
         with _no_collection():
             broker.open()

@@ -113,8 +113,10 @@ class Upkeep:
         if log is None:
             return
         stretches = broker.storage.first_batches(log_id)
+        # Records are dated by the machine's time: what is old by only one of two clocks that differ is not old.
+        certain_ms = min(now_ms, broker.wall_ms())
         for decision in (
-            decide_retention(broker.state, log, stretches, now_ms),
+            decide_retention(broker.state, log, stretches, certain_ms),
             decide_producer_expiry(broker.state, log_id, now_ms),
         ):
             if decision.is_durable:

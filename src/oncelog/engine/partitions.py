@@ -39,12 +39,15 @@ def decide_append(
     transactional_id: str | None,
     version: int,
     now_ms: int,
+    wall_ms: int | None = None,
 ) -> Decision:
     """Append one sound batch, of a Produce request of ``version``. The reply is ``Written``.
 
+    ``wall_ms`` is the machine's own time where that differs: a producer's timestamp may be right by either.
+
     Raises Refusal with the partition's error code.
     """
-    _check_topic_settings(log, header, version, now_ms)
+    _check_topic_settings(log, header, version, now_ms, now_ms if wall_ms is None else wall_ms)
     rows: tuple[Row, ...] = ()
     level = _SYNCED
     producer_id = header.producer_id
@@ -73,15 +76,15 @@ def decide_append(
     return Decision(rows, (Append(log.id, offset, header, stamped),), level, Written(offset, append_time_ms))
 
 
-def _check_topic_settings(log: Log, header: BatchHeader, version: int, now_ms: int) -> None:
+def _check_topic_settings(log: Log, header: BatchHeader, version: int, now_ms: int, wall_ms: int) -> None:
     settings = log.settings
     if header.compression == _ZSTD and version < ZSTD_VERSION:
         raise Refusal(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
     if settings.is_log_append_time:
         return
-    if header.timestamp_max > now_ms + settings.timestamp_after_ms_max:
+    if header.timestamp_max > max(now_ms, wall_ms) + settings.timestamp_after_ms_max:
         raise Refusal(ErrorCode.INVALID_TIMESTAMP, f"timestamp {header.timestamp_max} is too far ahead of {now_ms}")
-    if 0 <= header.timestamp_base < now_ms - settings.timestamp_before_ms_max:
+    if 0 <= header.timestamp_base < min(now_ms, wall_ms) - settings.timestamp_before_ms_max:
         raise Refusal(ErrorCode.INVALID_TIMESTAMP, f"timestamp {header.timestamp_base} is too far behind {now_ms}")
 
 

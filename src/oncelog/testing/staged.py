@@ -34,6 +34,9 @@ class MovableClock:
         """After a restart on the same stage it is later anyhow."""
         assert now_ms <= self()
 
+    def wall_ms(self) -> int:
+        return self()
+
     def advance(self, milliseconds: int) -> None:
         """It is so much later now. Raises ValueError for less than nothing."""
         if milliseconds < 0:

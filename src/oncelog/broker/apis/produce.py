@@ -143,6 +143,7 @@ def _append(
             transactional_id=call.request.transactional_id,
             version=call.version,
             now_ms=now_ms,
+            wall_ms=broker.wall_ms(),
         )
     except Refusal as no:
         code = broker.refused(call, no)
