@@ -12,6 +12,7 @@ from tests.support.raw import RawClient
 
 Unique = Callable[[str], str]
 
+UNKNOWN_TOPIC_OR_PARTITION = 3
 ID_NOT_FOUND = 70
 TOPIC_ID_ERROR = 106
 
@@ -59,3 +60,26 @@ def test_a_session_from_before_a_restart_is_nobody_elses(own_broker: BrokerProce
         assert set(before) & set(after) == set()
         for session_id in before:
             assert fetch(raw, 12, session_id, 1).error_code == ID_NOT_FOUND
+
+
+def test_what_comes_after_it_was_named_is_found(broker: Broker, raw: RawClient, unique: Unique) -> None:
+    """KIP-227: a partition is named once in a session; when its topic is made, grows or is made again, it is there."""
+    topic = unique("records")
+    begun = fetch(raw, 12, 0, 0, {"topic": topic})
+    assert begun.responses[0].partitions[0].error_code == UNKNOWN_TOPIC_OR_PARTITION
+    epoch = 1
+
+    def error_now() -> list[int]:
+        nonlocal epoch
+        reply = fetch(raw, 12, begun.session_id, epoch)
+        epoch += 1
+        return [part.error_code for each in reply.responses for part in each.partitions]
+
+    assert error_now() == [UNKNOWN_TOPIC_OR_PARTITION]
+    create_topic(broker.bootstrap, topic)
+    assert error_now() == [0]
+    assert raw.call("delete_topics", 5, topic_names=[topic], timeout=1000).responses[0].error_code == 0
+    assert error_now() == [UNKNOWN_TOPIC_OR_PARTITION]
+    create_topic(broker.bootstrap, topic)
+    assert error_now() == [0]
+    assert error_now() == []

@@ -357,3 +357,10 @@ def test_what_is_advertised(raw: RawClient) -> None:
     assert reply.finalized_features_epoch >= 0
     old = raw.call("api_versions", 0)
     assert {each.api_key for each in old.api_keys} == set(versions)
+
+
+def test_a_fetch_of_no_bytes_gets_one_batch(raw: RawClient, topic: str) -> None:
+    """R4, KIP-74: whatever max_bytes says."""
+    for value in (b"x", b"y"):
+        assert produce_bytes(raw, topic, 0, batch([value])).error_code == NONE
+    assert values(fetch(raw, topic, 0, bytes_max=0)) == [b"x"]

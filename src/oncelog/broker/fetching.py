@@ -52,10 +52,12 @@ class Session:
     Its topics have ids or names, as in the request that began it, for as long as it lives.
     """
 
-    __slots__ = ("epoch", "has_ids", "id", "wanted")
+    __slots__ = ("catalog_version", "epoch", "has_ids", "id", "wanted")
 
-    def __init__(self, session_id: int, wanted: dict[Key, Wanted], *, has_ids: bool) -> None:
+    def __init__(self, session_id: int, wanted: dict[Key, Wanted], *, has_ids: bool, catalog_version: int) -> None:
         self.id, self.wanted, self.epoch, self.has_ids = session_id, wanted, 1, has_ids
+        #: As of when the partitions were looked up.
+        self.catalog_version = catalog_version
 
 
 class Waiting:
@@ -66,8 +68,9 @@ class Waiting:
     def __init__(self, call: Call, wanted: list[Wanted], session: Session | None, *, is_incremental: bool) -> None:
         request = call.request
         self.call, self.wanted, self.session, self.is_incremental = call, wanted, session, is_incremental
-        self.bytes_max = min(getattr(request, "max_bytes", FETCH_BYTES_MAX), FETCH_BYTES_MAX)
-        self.bytes_min = request.min_bytes
+        # One byte at least: whoever asks for none gets one batch all the same (rule R4).
+        self.bytes_max = max(1, min(getattr(request, "max_bytes", FETCH_BYTES_MAX), FETCH_BYTES_MAX))
+        self.bytes_min = min(request.min_bytes, self.bytes_max)
         self.is_committed = getattr(request, "isolation_level", 0) == _READ_COMMITTED
         self.timer: Timer | None = None
 
@@ -223,6 +226,7 @@ class Fetching:
             )
         session.epoch = 1 if epoch == 2**31 - 1 else epoch + 1
         self._sessions.move_to_end(session_id)
+        self._look_up_again(session)
         for key, wanted_now in self._named(call).items():
             before = session.wanted.get(key)
             if before is not None:
@@ -239,11 +243,27 @@ class Fetching:
         session_id = 0
         while session_id == 0 or session_id in self._sessions:
             session_id = self._broker.new_id().int % 2**31
-        session = Session(session_id, dict(wanted), has_ids=has_ids)
+        session = Session(session_id, dict(wanted), has_ids=has_ids, catalog_version=self._broker.state.catalog_version)
         self._sessions[session.id] = session
         if len(self._sessions) > self._broker.state.settings.fetch_sessions_max:
             self._sessions.popitem(last=False)
         return session
+
+    def _look_up_again(self, session: Session) -> None:
+        """What was not there when it was named may have come since, or come again under its name: nobody names it twice."""
+        state = self._broker.state
+        if session.catalog_version == state.catalog_version:
+            return
+        session.catalog_version = state.catalog_version
+        for key, wanted in session.wanted.items():
+            before = wanted.log
+            if isinstance(before, Log) and before.id in state.logs:
+                continue
+            name = state.topic_names.get(key[0], "") if isinstance(key[0], UUID) else key[0]
+            log = state.log_of(name, key[1])
+            if log is not None:
+                # A new object: an older fetch may still wait with the one of before.
+                session.wanted[key] = Wanted(key, log, wanted.offset, wanted.bytes_max, wanted.leader_epoch)
 
     def _named(self, call: Call) -> dict[Key, Wanted]:
         """The partitions that the request itself names."""
