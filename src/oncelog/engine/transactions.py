@@ -106,7 +106,8 @@ def _check_caller(before: Transaction, caller: Session, code_fenced: ErrorCode) 
     if caller == current:
         return None
     is_same = caller.producer_id == before.producer_id
-    is_before = caller.producer_id == before.previous_producer_id and before.epoch == 0
+    # Epoch 1 where the producer went on after it had timed out at the highest epoch (see _next_session).
+    is_before = caller.producer_id == before.previous_producer_id and before.epoch <= 1
     if (is_same or is_before) and caller.epoch >= 0:
         if caller.epoch == before.timed_out_epoch:
             return None
@@ -126,6 +127,8 @@ def _next_session(
     session, rows = _bumped(state, before)
     end_rows, batches = _end_everywhere(state, before, _epoch_after(before), commit=False, now_ms=now_ms)
     is_other = caller.producer_id < 0
+    # It asks with the producer id that its timeout has exhausted, and would ask with it again.
+    is_from_before = not is_other and caller.producer_id != before.producer_id
     reason = f"replaced by {client_address}, was {before.client_address}" if is_other else ""
     row = Transaction(
         before.id,
@@ -133,7 +136,7 @@ def _next_session(
         session.epoch,
         timeout_ms,
         TransactionState.EMPTY,
-        previous_producer_id=_previous(before, session),
+        previous_producer_id=before.previous_producer_id if is_from_before else _previous(before, session),
         last_epoch=NO_EPOCH if is_other else caller.epoch,
         updated_ms=now_ms,
         fence_reason=reason,

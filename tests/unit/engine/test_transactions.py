@@ -405,6 +405,10 @@ class TestTimeouts:
         assert refusal(world.end, last, commit=True, version=3) is FENCED
         assert refusal(world.produce, last, 0, transactional_id="x") is OLD_EPOCH
         assert world.init(caller=last) == (last.producer_id + 1, 1)
+        assert world.init(caller=last) == (last.producer_id + 1, 1), "T3, T9: the answer was lost, it asks again"
+        assert refusal(world.end, last, commit=True, version=3) is FENCED
+        assert world.init(caller=Session(ProducerId(last.producer_id + 1), Epoch(1))) == (last.producer_id + 1, 2)
+        assert refusal(world.init, caller=last) is FENCED
 
     def test_after_the_machines_restart_all_are_aborted(self, world: World) -> None:
         """D2: a lost, unsynced batch can't be committed."""
