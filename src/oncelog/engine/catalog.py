@@ -299,7 +299,8 @@ class OldTopic(NamedTuple):
 def decide_delete_topics(state: State, wanted: Sequence[OldTopic]) -> Decision:
     """Delete topics and the offsets that groups have committed for them. The reply is DeleteTopics' tree.
 
-    Pending offsets stay with their transaction (rule O5). A transaction that is open on the topic simply has one log less.
+    Pending offsets go with the topic, their group stays with its transaction (rule O5). A transaction that is open on the topic
+    simply has one log less.
     """
     counts = Counter(_topic_of(state, old) for old in wanted)
     deleted: dict[str, Row] = {}

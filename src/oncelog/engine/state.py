@@ -23,7 +23,7 @@ from oncelog.engine.groups.offsets import GroupOffsets
 from oncelog.engine.producers import producer_after
 from oncelog.model.batch import CONTROL, TRANSACTIONAL, control_outcome
 from oncelog.model.ids import LogId, ProducerId
-from oncelog.model.limits import ABORTED_PER_PARTITION_MAX
+from oncelog.model.limits import ABORTED_PER_PARTITION_MAX, PRODUCERS_PER_PARTITION_MAX
 from oncelog.model.rows import (
     AbortedRange,
     BrokerConfig,
@@ -252,9 +252,9 @@ class State:
         producer_id = header.producer_id
         if producer_id < 0:
             return
-        log.producers[producer_id] = producer_after(
-            log.producers.get(producer_id), log.id, batch.offset, header, now_ms
-        )
+        producers = log.producers
+        # The one that has written goes to the end: those in front have been idle for longest.
+        producers[producer_id] = producer_after(producers.pop(producer_id, None), log.id, batch.offset, header, now_ms)
         attributes = header.attributes
         if attributes & CONTROL:
             first_offset = log.open.pop(producer_id, None)
@@ -263,6 +263,8 @@ class State:
                 del log.aborted[:-ABORTED_PER_PARTITION_MAX]
         elif attributes & TRANSACTIONAL and producer_id not in log.open:
             log.open[producer_id] = batch.offset
+        if len(producers) > PRODUCERS_PER_PARTITION_MAX:
+            del producers[next(idle for idle in producers if idle not in log.open)]
 
     def _put_topic(self, row: Topic, now_ms: int) -> None:
         del now_ms

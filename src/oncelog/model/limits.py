@@ -47,7 +47,7 @@ ID_CHARACTERS_MAX: Final = 1_024
 TRANSACTIONAL_IDS_MAX: Final = 100_000
 #: Partitions and groups of one open transaction.
 TRANSACTION_PARTITIONS_MAX: Final = 50_000
-#: Producers remembered by one partition.
+#: Producers remembered by one partition; the one that has been idle for longest is forgotten first.
 PRODUCERS_PER_PARTITION_MAX: Final = 100_000
 #: Producer ids whose connections are remembered for rule D4.
 FENCED_PRODUCERS_MAX: Final = 100_000

@@ -9,6 +9,7 @@ synced: a topic that a crash could take back is not seen by anyone (rule D2).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -277,9 +278,14 @@ def describe_log_dirs(broker: Broker, call: Call) -> None:
     """
     state = broker.state
     if call.request.topics is None:
-        asked = [(topic.name, range(len(topic.logs))) for topic in state.topics.values()]
+        asked: list[tuple[str, Iterable[int]]] = [
+            (topic.name, range(len(topic.logs))) for topic in state.topics.values()
+        ]
     else:
-        asked = [(topic.topic, topic.partitions) for topic in call.request.topics]
+        named: dict[str, dict[int, None]] = {}
+        for topic in call.request.topics:
+            named.setdefault(topic.topic, {}).update(dict.fromkeys(topic.partitions))
+        asked = list(named.items())
     topics = []
     for name, indexes in asked:
         logs = [log for index in indexes if (log := state.log_of(name, index)) is not None]

@@ -95,6 +95,6 @@ def consumer_group_describe(broker: Broker, call: Call) -> None:
     """0-1. 1 says which protocol each member speaks: here all of a group speak the same."""
     described = [
         describe_consumer_group(broker.state, group_id)
-        for group_id in call.request.group_ids[:RESOURCES_PER_REQUEST_MAX]
+        for group_id in dict.fromkeys(call.request.group_ids[:RESOURCES_PER_REQUEST_MAX])
     ]
     broker.answer_read(call, {"throttle_time": 0, "groups": described})

@@ -6,6 +6,7 @@ and other leaders have nothing to say on one node.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from oncelog.broker.call import Call
@@ -40,11 +41,14 @@ def list_offsets(broker: Broker, call: Call) -> None:
     request = call.request
     is_committed = getattr(request, "isolation_level", 0) == 1
     topics: list[dict[str, Any]] = []
+    counts = Counter((topic.name, part.partition_index) for topic in request.topics for part in topic.partitions)
     for topic in request.topics:
         partitions: list[dict[str, Any]] = []
         for part in topic.partitions:
             place, code = _NOWHERE, ErrorCode.NONE
             try:
+                if counts[topic.name, part.partition_index] > 1:
+                    raise Refusal(ErrorCode.INVALID_REQUEST, "the partition is named more than once")
                 log = broker.state.log_of(topic.name, part.partition_index)
                 if log is None:
                     raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)

@@ -158,7 +158,7 @@ def describe_groups(broker: Broker, call: Call) -> None:
     """0-6. 6 says that a group is not there instead of showing a dead one (KIP-1043)."""
     described = [
         listing.describe_group(broker.state, group_id, version=call.version)
-        for group_id in call.request.groups[:RESOURCES_PER_REQUEST_MAX]
+        for group_id in dict.fromkeys(call.request.groups[:RESOURCES_PER_REQUEST_MAX])
     ]
     broker.answer_read(call, {"throttle_time": 0, "groups": described})
 

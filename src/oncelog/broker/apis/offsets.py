@@ -94,7 +94,11 @@ def offset_fetch(broker: Broker, call: Call) -> None:
     request = call.request
     require_stable = getattr(request, "require_stable", False)
     if call.version >= _FETCH_BATCHED:
-        groups = [_fetch_group(broker, call, group, require_stable) for group in request.groups]
+        # All of a group's offsets once, however often it is named: a short request must not ask for a huge reply.
+        asked = {
+            (group.group_id, at if group.topics is not None else -1): group for at, group in enumerate(request.groups)
+        }
+        groups = [_fetch_group(broker, call, group, require_stable) for group in asked.values()]
         broker.answer_read(call, {"throttle_time": 0, "groups": groups})
     else:
         broker.answer_read(call, {"throttle_time": 0, **_fetch_group(broker, call, request, require_stable)})

@@ -6,7 +6,6 @@ TV1 and TV2 differ by the request's version only; version notes stand at each fu
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from oncelog.broker.call import Call, milliseconds
@@ -14,6 +13,7 @@ from oncelog.broker.meters import Fence
 from oncelog.engine import transactions as engine
 from oncelog.engine.connections import Role
 from oncelog.engine.decision import Decision, Level
+from oncelog.engine.groups.subscriptions import compile_pattern
 from oncelog.engine.groups.transactional import decide_transactional_commit
 from oncelog.engine.state import Log
 from oncelog.engine.transactions import Session
@@ -314,10 +314,13 @@ def _write_marker(broker: Broker, marker: Any, session: Session, topic: str, ind
 def describe_producers(broker: Broker, call: Call) -> None:
     """0. What each partition knows of its producers."""
     topics: list[dict[str, Any]] = []
+    asked: dict[str, dict[int, None]] = {}
     for topic in call.request.topics:
+        asked.setdefault(topic.name, {}).update(dict.fromkeys(topic.partition_indexes))
+    for name, indexes in asked.items():
         partitions: list[dict[str, Any]] = []
-        for index in topic.partition_indexes:
-            log = broker.state.log_of(topic.name, index)
+        for index in indexes:
+            log = broker.state.log_of(name, index)
             code = ErrorCode.NONE if log else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
             partitions.append(
                 {
@@ -327,7 +330,7 @@ def describe_producers(broker: Broker, call: Call) -> None:
                     "active_producers": _producers(log) if log else [],
                 }
             )
-        topics.append({"name": topic.name, "partitions": partitions})
+        topics.append({"name": name, "partitions": partitions})
     broker.answer_read(call, {"throttle_time": 0, "topics": topics})
 
 
@@ -347,7 +350,9 @@ def _producers(log: Log) -> list[dict[str, Any]]:
 
 def describe_transactions(broker: Broker, call: Call) -> None:
     """0."""
-    states = [engine.describe(broker.state, transactional_id) for transactional_id in call.request.transactional_ids]
+    # Each once, however often it is named: a short request must not ask for a huge reply.
+    asked = dict.fromkeys(call.request.transactional_ids)
+    states = [engine.describe(broker.state, transactional_id) for transactional_id in asked]
     broker.answer_read(call, {"throttle_time": 0, "transaction_states": states})
 
 
@@ -360,13 +365,10 @@ def list_transactions(broker: Broker, call: Call) -> None:
     duration_ms = getattr(request, "duration_filter", -1)
     pattern = getattr(request, "transactional_id_pattern", None)
     try:
-        matches = re.compile(pattern[:ID_CHARACTERS_MAX]).fullmatch if pattern else None
-    except re.error:
-        tree = {
-            "error_code": ErrorCode.INVALID_REGULAR_EXPRESSION,
-            "unknown_state_filters": [],
-            "transaction_states": [],
-        }
+        # RE2's, as in Kafka: a pattern that backtracks would hold the broker's one loop for as long as its author likes.
+        matches = compile_pattern(pattern).fullmatch if pattern else None
+    except Refusal as no:
+        tree = {"error_code": broker.refused(call, no), "unknown_state_filters": [], "transaction_states": []}
         broker.answer(call, {"throttle_time": 0, **tree})
         return
     found = [

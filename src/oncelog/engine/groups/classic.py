@@ -121,7 +121,12 @@ def _group_to_join(state: State, join: Join) -> ClassicGroup:
 
 def check_group_room(state: State, group_id: str) -> None:
     """Raises Refusal if the group would be one too many."""
-    if group_id not in state.groups.by_id and len(state.groups.by_id) >= GROUPS_MAX:
+    groups, offsets = state.groups.by_id, state.offsets
+    if group_id in groups:
+        return
+    is_known = group_id in offsets.committed or group_id in offsets.pending
+    is_full = not is_known and max(len(offsets.committed), len(offsets.pending)) >= GROUPS_MAX
+    if is_full or len(groups) >= GROUPS_MAX:
         raise Refusal(ErrorCode.GROUP_MAX_SIZE_REACHED, f"the broker has {GROUPS_MAX} groups")
 
 

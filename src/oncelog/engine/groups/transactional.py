@@ -12,6 +12,7 @@ from oncelog.engine.decision import Decision, Level
 from oncelog.engine.groups.members import check_transactional_commit
 from oncelog.engine.state import State
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.limits import ID_CHARACTERS_MAX
 from oncelog.model.rows import GroupOffset, PendingOffset, Row
 
 
@@ -20,8 +21,8 @@ def decide_transactional_commit(state: State, request: Any, *, version: int, now
 
     ``request`` is TxnOffsetCommit's body. Raises Refusal for the whole request: a wrong group, member or generation.
     """
-    if not request.group_id:
-        raise Refusal(ErrorCode.INVALID_GROUP_ID, "empty group id")
+    if not request.group_id or len(request.group_id) > ID_CHARACTERS_MAX:
+        raise Refusal(ErrorCode.INVALID_GROUP_ID, "empty or too long group id")
     check_transactional_commit(
         state,
         request.group_id,

@@ -1,0 +1,154 @@
+"""A short request does not make a huge reply, take long, or grow what the broker keeps (law 8)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.broker.test_apis_catalog import Desk
+from tests.unit.engine.world import client_batch
+
+from oncelog.engine import state as state_module
+from oncelog.engine.groups import classic
+from oncelog.engine.transactions import Session
+from oncelog.model.errors import ErrorCode
+from oncelog.model.ids import Epoch, ProducerId
+
+PRODUCE, LIST_OFFSETS, OFFSET_COMMIT, OFFSET_FETCH, DESCRIBE_GROUPS = 0, 2, 8, 9, 15
+INIT_PRODUCER_ID, TXN_OFFSET_COMMIT, WRITE_TXN_MARKERS, DESCRIBE_LOG_DIRS = 22, 28, 27, 35
+DESCRIBE_PRODUCERS, LIST_TRANSACTIONS, CONSUMER_GROUP_DESCRIBE = 61, 66, 69
+NOW_MS, HOUR_MS = 1_000_000, 3_600_000
+
+
+@pytest.fixture
+def desk() -> Desk:
+    desk = Desk()
+    quiet: Any = SimpleNamespace(debug=lambda *_, **__: None, info=lambda *_, **__: None)
+    desk.broker.log = quiet
+    desk.create("t", partitions=2)
+    return desk
+
+
+def commit(desk: Desk, group: str) -> int:
+    topics = [{"name": "t", "partitions": [{"partition_index": 0, "committed_offset": 1, "committed_metadata": ""}]}]
+    reply = desk.ask(OFFSET_COMMIT, 8, group_id=group, generation_id_or_member_epoch=-1, topics=topics)
+    return int(reply.topics[0].partitions[0].error_code)
+
+
+class TestPatterns:
+    """T11: ListTransactions 2 filters by a pattern; Kafka's are RE2's too."""
+
+    def listed(self, desk: Desk, pattern: str) -> Any:
+        return desk.ask(LIST_TRANSACTIONS, 2, duration_filter=-1, transactional_id_pattern=pattern)
+
+    def test_a_pattern_that_backtracks_does_not_hold_the_broker(self, desk: Desk) -> None:
+        desk.ask(INIT_PRODUCER_ID, 4, transactional_id="a" * 60 + "b", transaction_timeout=60_000)
+        assert self.listed(desk, r"(a)\1").error_code == ErrorCode.INVALID_REGULAR_EXPRESSION
+        assert self.listed(desk, "(a+)+").transaction_states == ()
+        assert len(self.listed(desk, "(a+)+b").transaction_states) == 1
+
+
+class TestNamedTwice:
+    """Whatever is named often is answered once, as Metadata does; ListOffsets refuses it, as Kafka does."""
+
+    def test_groups(self, desk: Desk) -> None:
+        commit(desk, "g")
+        assert len(desk.ask(DESCRIBE_GROUPS, 5, groups=["g"] * 5).groups) == 1
+        assert len(desk.ask(CONSUMER_GROUP_DESCRIBE, 0, group_ids=["g"] * 5).groups) == 1
+        everything = {"group_id": "g", "topics": None, "member_epoch": -1}
+        part = everything | {"topics": [{"name": "t", "partition_indexes": [0]}]}
+        groups = desk.ask(OFFSET_FETCH, 8, groups=[{"group_id": "g", "topics": None}] * 5).groups
+        assert len(groups) == 1
+        assert len(desk.ask(OFFSET_FETCH, 9, groups=[everything, part, part]).groups) == 3
+
+    def test_partitions(self, desk: Desk) -> None:
+        named = [{"name": "t", "partition_indexes": [0, 0, 1]}, {"name": "t", "partition_indexes": [1]}]
+        found = desk.ask(DESCRIBE_PRODUCERS, 0, topics=named).topics
+        assert [[part.partition_index for part in topic.partitions] for topic in found] == [[0, 1]]
+        named = [{"topic": "t", "partitions": [0, 0, 1]}, {"topic": "t", "partitions": [1]}]
+        found = desk.ask(DESCRIBE_LOG_DIRS, 2, topics=named).results[0].topics
+        assert [[part.partition_index for part in topic.partitions] for topic in found] == [[0, 1]]
+        partitions = [{"partition_index": index, "timestamp": -1} for index in (0, 0, 1)]
+        found = desk.ask(LIST_OFFSETS, 5, replica_id=-1, topics=[{"name": "t", "partitions": partitions}]).topics
+        codes = [part.error_code for part in found[0].partitions]
+        assert codes == [ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_REQUEST, 0]
+
+
+def test_groups_of_nothing_but_offsets_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GROUPS_MAX holds for clients without members too; a group that is there goes on."""
+    monkeypatch.setattr(classic, "GROUPS_MAX", 2)
+    assert [commit(desk, name) for name in "abab"] == [0, 0, 0, 0]
+    assert commit(desk, "c") == ErrorCode.GROUP_MAX_SIZE_REACHED
+    topics = [{"name": "t", "partitions": [{"partition_index": 0, "committed_offset": 1, "committed_metadata": ""}]}]
+    for group, code in (("a", 0), ("c", ErrorCode.GROUP_MAX_SIZE_REACHED), ("x" * 2000, ErrorCode.INVALID_GROUP_ID)):
+        session = desk.ask(INIT_PRODUCER_ID, 4, transactional_id="x", transaction_timeout=60_000)
+        reply = desk.ask(
+            TXN_OFFSET_COMMIT, 5, transactional_id="x", group_id=group, producer_id=session.producer_id,
+            producer_epoch=session.producer_epoch, generation_id=-1, topics=topics,
+        )  # fmt: skip
+        assert reply.topics[0].partitions[0].error_code == code
+
+
+def test_the_producers_of_a_partition_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PRODUCERS_PER_PARTITION_MAX, P8: the one idle for longest goes first, one with an open transaction never."""
+    monkeypatch.setattr(state_module, "PRODUCERS_PER_PARTITION_MAX", 3)
+    log = desk.broker.state.log_of("t", 0)
+    assert log is not None
+
+    def produce(producer_id: int, sequence: int, transactional_id: str | None = None) -> int:
+        session = Session(ProducerId(producer_id), Epoch(0))
+        data = client_batch(session, sequence, transactional=transactional_id is not None)
+        parts = [{"index": 0, "records": data}]
+        topics = [{"topic_id": desk.broker.state.topics["t"].id, "partition_data": parts}]
+        reply = desk.ask(PRODUCE, 13, transactional_id=transactional_id, acks=-1, timeout=1000, topic_data=topics)
+        return int(reply.responses[0].partition_responses[0].error_code)
+
+    open_one = desk.ask(INIT_PRODUCER_ID, 4, transactional_id="x", transaction_timeout=60_000).producer_id
+    assert produce(open_one, 0, "x") == 0
+    first, second, third = (
+        desk.ask(INIT_PRODUCER_ID, 4, transactional_id=None, transaction_timeout=1).producer_id for _ in range(3)
+    )
+    assert [produce(first, 0), produce(second, 0), produce(first, 1)] == [0, 0, 0]
+    assert produce(third, 0) == 0
+    assert list(log.producers) == [open_one, first, third]
+    assert produce(second, 1) == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, "D6: it can't be taken for a new one"
+    assert produce(first, 2) == 0
+    for producer_id in range(1_000, 1_010):
+        markers = [{"producer_id": producer_id, "topics": [{"name": "t", "partition_indexes": [0]}]}]
+        desk.ask(WRITE_TXN_MARKERS, 1, markers=markers)
+    assert list(log.producers) == [open_one, 1_008, 1_009]
+
+
+class TestTwoClocks:
+    """The broker's clock goes on evenly; after a night's sleep of the machine it is hours behind for days (broker/clock.py)."""
+
+    def produce(self, desk: Desk, timestamp_ms: int) -> int:
+        data = client_batch(timestamp_ms=timestamp_ms)
+        topics = [{"name": "t", "partition_data": [{"index": 0, "records": data}]}]
+        reply = desk.ask(PRODUCE, 9, transactional_id=None, acks=-1, timeout=1000, topic_data=topics)
+        return int(reply.responses[0].partition_responses[0].error_code)
+
+    def test_what_clients_date_by_the_machines_time_is_taken(self, desk: Desk) -> None:
+        assert self.produce(desk, NOW_MS + 9 * HOUR_MS) == ErrorCode.INVALID_TIMESTAMP
+        desk.broker.wall_ms = lambda: NOW_MS + 9 * HOUR_MS
+        assert self.produce(desk, NOW_MS + 9 * HOUR_MS) == 0
+        assert self.produce(desk, NOW_MS) == 0
+        assert self.produce(desk, NOW_MS + 11 * HOUR_MS) == ErrorCode.INVALID_TIMESTAMP
+
+    def test_a_clock_that_was_wrong_deletes_nothing(self) -> None:
+        """Started while the machine's time was years ahead: today's records are not old when it has been set right."""
+        desk = Desk(log_retention_ms=str(HOUR_MS))
+        desk.create("t")
+        desk.produce("t", 1)
+        log = desk.broker.state.log_of("t", 0)
+        assert log is not None
+        storage: Any = desk.storage
+        storage.first_batches = lambda _: [(1, NOW_MS - 1_000, 70)]
+        desk.broker.now_ms = lambda: NOW_MS + 1_000 * HOUR_MS
+        desk.broker.wall_ms = lambda: NOW_MS
+        desk.broker.upkeep._sweep_log(log.id)
+        assert log.offset_start == 0
+        desk.broker.wall_ms = lambda: NOW_MS + 10 * HOUR_MS
+        desk.broker.upkeep._sweep_log(log.id)
+        assert log.offset_start == 1
