@@ -1,6 +1,6 @@
 """Who examines the checks: breaks the code in many small ways and says which check notices each. ``make mutants``.
 
-    python -m tests.mutants [--all] [--jobs 2] [--only WORD]
+    python -m tests.mutants [--all] [--jobs 2] [--only WORD] [--checks NAME,NAME]
 
 Each breakage is put into a copy of the sources; the checks run against the copy, the quickest first, until one fails. ``--all``
 lets all of them run, for the whole table. A breakage that no check notices, or that does not fit the sources, is an error.
@@ -95,7 +95,10 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, help="breakages at once")
     parser.add_argument("--only", default="", help="breakages whose name has this word")
+    parser.add_argument("--checks", default="", help=f"only these, by comma: {', '.join(CHECKS)}")
     chosen = parser.parse_args()
+    for name in set(CHECKS) - set(chosen.checks.split(",")) if chosen.checks else ():
+        del CHECKS[name]
     breakages = [one for one in BREAKAGES if chosen.only in one.name]
     for one in breakages:
         broken(one)

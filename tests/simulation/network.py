@@ -45,8 +45,8 @@ class Network:
     def __init__(self, events: Events, port: Port) -> None:
         self.events, self.port = events, port
         self.delay_us = events.random.choice((100, 300, 1_000, 3_000))
-        self.share_held = events.random.choice((0.0, 0.0, 0.001, 0.005))
-        self.share_cut = events.random.choice((0.0, 0.0005, 0.002, 0.01))
+        self.share_held = events.random.choice((0.0, 0.001, 0.005, 0.01))
+        self.share_cut = events.random.choice((0.0, 0.001, 0.005, 0.02))
         self.share_split = events.random.choice((0.0, 0.02))
         self.held_us = events.random.choice((SECOND_US, 5 * SECOND_US, 15 * SECOND_US))
         self.pipes: dict[Pipe, None] = {}

@@ -139,7 +139,7 @@ class Consumer(Reading):
             if self.events.chance(0.02):
                 place = self.random.choice(list(self._positions))
                 self._go_to(place, self.random.randint(0, self._positions[place]))
-            yield from self.rest(self.world.pace_us)
+            yield from self.rest(4 * self.world.pace_us)
 
     def _once(self) -> Steps:
         wanted, session = dict(self._positions), {}

@@ -35,7 +35,7 @@ class World:
         self.history, self.floors = History(), Floors()
         self.pace_us = random.choice((1, 5, 20)) * MS_US
         self.share_rare = random.choice((0.0, 0.1, 0.4))
-        self.fault_us = random.choice((100, 500, 2_000, 10**9)) * MS_US
+        self.fault_us = random.choice((20, 20, 60, 60, 200, 200, 1_000, 10**9)) * MS_US
         self.is_ending = False
         configs = {"flush.interval.ms": str(random.choice((1, 10, 100))), "log.retention.check.interval.ms": "400"}
         self.retention_ms = random.choice((-1, -1, 1_000))
@@ -43,7 +43,7 @@ class World:
         self._faults = self._draw_faults()
         self.topics = self._draw_topics()
         self.actors: list[Actor] = []
-        self._count = self.requests = 0
+        self._count = self.requests = self.zombies = 0
         self._is_tv2 = random.choice((lambda: True, lambda: False, lambda: self.events.chance(0.5)))
         self.logs: dict[Place, FinalLog] = {}
 
@@ -169,6 +169,7 @@ class World:
             old = self.random.choice(actors)
             if self.events.chance(0.5):
                 old.freeze(self.events.about(SECOND_US))
+            self.zombies += 1
             self._add(self._again(old.transactional_id))
 
     def _again(self, transactional_id: str) -> Transactional:
@@ -216,6 +217,7 @@ class World:
             "commits": sum(one.fate is Fate.COMMITTED for one in transactions),
             "aborts": sum(one.fate is Fate.ABORTED for one in transactions),
             "unknown": sum(one.fate is Fate.UNKNOWN for one in transactions),
+            "zombies": self.zombies,
             "kills": host.kills,
             "machine crashes": host.crashes,
             "failed syncs and writes": host.failures,
