@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,25 @@ def test_a_failed_sync_forgets_the_boot(tmp_path: Path, monkeypatch: pytest.Monk
     assert not recovered.is_same_boot
     list(recovered.entries)
     again.close()
+
+
+def test_a_bug_in_the_sync_thread_is_final_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not waited for in vain: the storage fails, and the traceback goes where those of threads go."""
+    writer = Writer(tmp_path / "d")
+    assert writer.run(5) is None
+    seen: list[object] = []
+
+    def buggy(descriptor: int) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "excepthook", lambda told: seen.append(told.exc_type))
+        patch.setattr(os, "fdatasync", buggy)
+        failure = writer.run(1)
+        assert failure is not None and "a bug of its own" in str(failure)
+        writer.storage.close()
+    assert seen == [ZeroDivisionError]
+    found(tmp_path / "d", writer.acknowledged, writer.count)
 
 
 def test_reading_fails_for_good_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

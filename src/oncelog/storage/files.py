@@ -233,7 +233,21 @@ class FileStorage(Reading):
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _sync_all(self) -> None:
-        """On the thread: one sync covers everything that was asked for meanwhile."""
+        """On the thread: sync until the end. Whatever ends it otherwise is final (law 7), a bug of ours too."""
+        failure: StorageError | None = StorageError("Syncing ended by a bug of its own; see the traceback.")
+        try:
+            self._sync_asked()
+            failure = None
+        except OSError as error:
+            failure = StorageError(f"Syncing {self._folder.journal} failed: {error.strerror or error}.")
+            failure.__cause__ = error
+        finally:
+            if failure is not None:
+                self._failure = failure
+                self._tell(partial(self._failed, failure))
+
+    def _sync_asked(self) -> None:
+        """One sync covers everything that was asked for meanwhile."""
         is_last = False
         while not is_last:
             taken = [self._targets.get()]
@@ -242,18 +256,11 @@ class FileStorage(Reading):
             is_last = None in taken
             targets = [one for one in taken if isinstance(one, _Target)]
             began = time.perf_counter()
-            try:
-                if targets:
-                    self._sync({d for one in targets for d in one.descriptors}, any(one.is_folder for one in targets))
-                for one in taken:
-                    if isinstance(one, list):
-                        self._journal.recycle(one)
-            except OSError as error:
-                failure = StorageError(f"Syncing {self._folder.journal} failed: {error.strerror or error}.")
-                failure.__cause__ = error
-                self._failure = failure
-                self._tell(partial(self._failed, failure))
-                return
+            if targets:
+                self._sync({d for one in targets for d in one.descriptors}, any(one.is_folder for one in targets))
+            for one in taken:
+                if isinstance(one, list):
+                    self._journal.recycle(one)
             if targets:
                 last, seconds = targets[-1], time.perf_counter() - began
                 self._tell(partial(self._finish_sync, last.position, last.bytes_appended, seconds))
