@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,14 +125,18 @@ def sink(bootstrap: str, folder: Path, name: str, source: str, url: str, **given
 
 
 def test_a_frozen_sink_can_not_store_after_its_successor(
-    broker: Broker, unique: Unique, tmp_path: Path, database: str, engine: sql.Engine
+    broker: Broker, unique: Unique, tmp_path: Path, postgres_database: str
 ) -> None:
-    """It wakes up in the middle of a batch that another has stored meanwhile: the compare-and-set finds no row."""
-    source = create_topic(broker.bootstrap, unique("in"), 2)
-    entered, leave = threading.Event(), threading.Event()
-    frozen = sink(broker.bootstrap, tmp_path / "a", unique("app"), source, database)
-    handler = frozen.topology.sinks[0].handler
+    """In the middle of a batch, another stores the same records: the compare-and-set finds no row, all is rolled back."""
+    engine = schema.engine_of(postgres_database)
+    schema.create(engine)
+    with engine.begin() as db:
+        db.execute(sql.text("CREATE TABLE stored (value TEXT)"))
+    source = create_topic(broker.bootstrap, unique("in"), 1)
+    app = sink(broker.bootstrap, tmp_path, unique("app"), source, postgres_database)
+    handler = app.topology.sinks[0].handler
     real = handler.function
+    entered, leave = threading.Event(), threading.Event()
 
     def stuck(record: Record[str, str], db: sql.Connection) -> None:
         entered.set()
@@ -140,31 +145,19 @@ def test_a_frozen_sink_can_not_store_after_its_successor(
 
     handler.function = stuck
     feed(broker.bootstrap, source, numbers(30))
-    with frozen.running() as running:
+    with app.running() as running:
         assert entered.wait(30)
-        with engine_stolen(engine, f"{unique('app')}.store"):
-            leave.set()
-            handler.function = real
-            until(lambda: stored(engine) == once(numbers(30)), "everything to be stored")
+        with engine.begin() as db:  # what a successor does: takes the partition over, stores, moves the offset
+            table = schema.offsets
+            moved = table.update().values(owner_epoch=table.c.owner_epoch + 1, next_offset=20)
+            assert db.execute(moved.where(table.c.topic == source)).rowcount == 1
+            for value in numbers(20):
+                db.execute(sql.text("INSERT INTO stored VALUES (:value)"), {"value": value})
+        leave.set()
+        until(lambda: sum(stored(engine).values()) >= 30, "everything to be stored")
         assert running.is_running
     assert stored(engine) == once(numbers(30))
-
-
-class engine_stolen:  # noqa: N801 - reads as a sentence
-    """Another worker takes all partitions of a group over, as at an assignment."""
-
-    def __init__(self, engine: sql.Engine, group: str) -> None:
-        with engine.connect() as db:
-            if engine.dialect.name == "sqlite":
-                return  # a writer holds the only lock; nobody can take anything over meanwhile
-            table = schema.offsets
-            taken = table.update().where(table.c.consumer_group == group).values(owner_epoch=table.c.owner_epoch + 1)
-            assert db.execute(taken).rowcount == 2
-            db.commit()
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+    engine.dispose()
 
 
 def test_a_sink_survives_cut_connections(
@@ -265,11 +258,13 @@ def test_rows_that_are_committed_late_are_sent_too(
     target = create_topic(broker.bootstrap, unique("out"), 1)
     app = App(unique("app"), broker.bootstrap, state_folder=tmp_path, client=CLIENT)
     box = app.outbox(target, database=postgres_database, table="outbox")
+    relayed = app.meters.registry
     with app.running(), engine.connect() as slow:
-        box.put(slow, value="first id")
-        write(engine, ["second id"])
-        relayed = app.meters.registry
+        write(engine, ["first id"])
+        until(lambda: relayed.get_sample_value("oncelog_app_records_total") == 1, "the relay to work")
+        box.put(slow, value="second id")
         write(engine, ["third id"])
+        time.sleep(1)  # the relay looks ten times
         slow.commit()
         until(lambda: relayed.get_sample_value("oncelog_app_records_total") == 3, "three rows to be sent")
     assert counted(broker.bootstrap, target) == once(["first id", "second id", "third id"])
