@@ -15,7 +15,7 @@ from tests.support.suites import IS_LONG, go_test, judge, run
 pytestmark = [pytest.mark.client("franz-go"), pytest.mark.needs("go")]
 
 RECORDS = 50_000 if IS_LONG else 10_000
-SECONDS_MAX = 900 if IS_LONG else 200
+SECONDS_MAX = 900 if IS_LONG else 400
 
 #: The tests of package kgo that need a broker (the others test franz-go alone).
 LIVE = [

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.client("kafka-streams"), pytest.mark.needs("java")]
 WORDS = ["once", "twice", "thrice", "ledger", "epoch", "fence", "marker", "abort", "commit", "zombie"]
 LINES = 40_000 if IS_LONG else 3_000
 LIVES = 6 if IS_LONG else 2
-SECONDS_MAX = 600 if IS_LONG else 120
+SECONDS_MAX = 600 if IS_LONG else 300
 
 
 class Application:
