@@ -138,7 +138,7 @@ class Actor:
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
         self.events, self.random = world.events, world.events.random
-        self.timeout_us = self.random.choice((300, 1_000, 4_000)) * MS_US
+        self.timeout_us = self.random.choice((60, 200, 1_000)) * MS_US
         self.is_dead = self.is_done = False
         self.frozen_until_us = 0
         self._links: dict[str, Link] = {}

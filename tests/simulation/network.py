@@ -48,7 +48,7 @@ class Network:
         self.share_held = events.random.choice((0.0, 0.001, 0.005, 0.01))
         self.share_cut = events.random.choice((0.0, 0.001, 0.005, 0.02))
         self.share_split = events.random.choice((0.0, 0.02))
-        self.held_us = events.random.choice((SECOND_US, 5 * SECOND_US, 15 * SECOND_US))
+        self.held_us = events.random.choice((150 * MS_US, 500 * MS_US, 3 * SECOND_US))
         self.pipes: dict[Pipe, None] = {}
         self.connected = self.held = self.cut = 0
 
