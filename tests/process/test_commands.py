@@ -14,6 +14,8 @@ from tests.support.broker_process import BrokerProcess, free_port
 from tests.support.commands import run
 from tests.support.confluent import consumer, create_topic, producer, read_all, transactional_producer, values_of
 
+from oncelog.testing import Kafka
+
 SECONDS_MAX = 20.0
 
 
@@ -195,3 +197,15 @@ def test_no_pages_there() -> None:
     assert re.fullmatch(
         r"oncelog: no pages at .*: Connection refused\. Start the broker with .* --metrics .*\n", ran.stderr
     )
+
+
+def test_an_abort_that_is_only_begun_is_waited_for(kafka: Kafka) -> None:
+    """Apache Kafka answers CONCURRENT_TRANSACTIONS until its markers are written; the command asks again."""
+    writer = transactional_producer(kafka.bootstrap, "orders")
+    writer.begin_transaction()
+    writer.produce("records", b"x")
+    writer.flush(SECONDS_MAX)
+    with kafka.faults(refuse="InitProducerId", error="CONCURRENT_TRANSACTIONS", times=3):
+        told = said("transactions", "abort", "orders", "--bootstrap", kafka.bootstrap)
+    assert told.startswith("aborted orders")
+    assert [row.state for row in kafka.rows("records")] == ["aborted", "abort marker"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cyclopts import App
@@ -24,6 +24,9 @@ _PAGE_SECONDS: Final = 15.0
 _BEFORE_CODE_BYTES: Final = 5
 _CODE: Final = struct.Struct(">h")
 _NUMBERS: Final = struct.Struct(">iqqh")
+
+_ABORT_SECONDS: Final = 30.0
+_ABORT_PAUSE_SECONDS: Final = 0.05
 
 app = App(
     name="transactions", help="List, describe and abort transactions of a running cluster; why producers were fenced."
@@ -225,8 +228,18 @@ def abort(transactional_id: str, /, *, bootstrap: Bootstrap = BOOTSTRAP) -> None
             raise refused(f"transactional id {transactional_id!r}", 48, f"No transaction is open: {before.state}.")
         node = cluster.coordinator(transactional_id, is_transaction=True)
         tree = {"transactional_id": transactional_id, "transaction_timeout": before.timeout_ms}
-        reply = cluster.ask(_INIT_PRODUCER_ID, 2, tree, node=node)
-        if reply.error_code:
-            raise refused(f"the transaction of {transactional_id!r} was not aborted", int(reply.error_code))
+        code = _until_settled(lambda: int(cluster.ask(_INIT_PRODUCER_ID, 2, tree, node=node).error_code))
+        if code:
+            raise refused(f"the transaction of {transactional_id!r} was not aborted", code)
     where = ", ".join(before.partitions) or "no partition"
     print(f"aborted {transactional_id} (producer {before.producer_id}, epoch {before.epoch}) in {where}")
+
+
+def _until_settled(ask: Callable[[], int]) -> int:
+    """The error code in the end: Apache Kafka begins to abort, and says CONCURRENT_TRANSACTIONS until it is done."""
+    from oncelog.model.errors import ErrorCode
+
+    deadline = time.monotonic() + _ABORT_SECONDS
+    while (code := ask()) == ErrorCode.CONCURRENT_TRANSACTIONS and time.monotonic() < deadline:
+        time.sleep(_ABORT_PAUSE_SECONDS)
+    return code
