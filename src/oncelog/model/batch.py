@@ -15,6 +15,7 @@ from crc32c import crc32c
 
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import NO_EPOCH, NO_PRODUCER, Epoch, ProducerId
+from oncelog.model.limits import RECORDS_BYTES_MAX
 from oncelog.model.values import Value
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
@@ -29,6 +30,9 @@ TRANSACTIONAL: Final = 0x10
 CONTROL: Final = 0x20
 _COMPRESSION: Final = 0x07
 _COMPRESSION_MAX: Final = 4
+
+#: A record without key, value and headers: its length, attributes, two deltas, three more lengths.
+RECORD_BYTES_MIN: Final = 7
 
 CONTROL_ABORT: Final = 0
 CONTROL_COMMIT: Final = 1
@@ -98,6 +102,9 @@ def check_batch(data: bytes | memoryview | None, *, bytes_max: int) -> BatchHead
         raise Refusal(ErrorCode.CORRUPT_MESSAGE, "CRC of the batch does not match")
     if count <= 0 or delta != count - 1:
         raise Refusal(ErrorCode.INVALID_RECORD, f"{count} records but last offset delta {delta}")
+    records_bytes = RECORDS_BYTES_MAX if attributes & _COMPRESSION else len(data) - HEADER_BYTES
+    if count > records_bytes // RECORD_BYTES_MIN:
+        raise Refusal(ErrorCode.INVALID_RECORD, f"{count} records can't be in {records_bytes} bytes")
     if attributes & _COMPRESSION > _COMPRESSION_MAX:
         raise Refusal(ErrorCode.CORRUPT_MESSAGE, f"unknown compression {attributes & _COMPRESSION}")
     if attributes & CONTROL:

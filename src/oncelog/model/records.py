@@ -12,13 +12,14 @@ from typing import Final, NamedTuple
 
 import cramjam
 
-from oncelog.model.batch import HEADER_BYTES, TIMESTAMP_LOG_APPEND, BatchHeader, read_header
+from oncelog.model.batch import HEADER_BYTES, RECORD_BYTES_MIN, TIMESTAMP_LOG_APPEND, BatchHeader, read_header
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.limits import RECORDS_BYTES_MAX
 
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEAD_BYTES: Final = 16
 _FIRST_BYTES: Final = 1024 * 1024
+_VARINT_SHIFT_MAX: Final = 63
 
 
 class RecordPlace(NamedTuple):
@@ -73,6 +74,8 @@ def _opened(batch: bytes | memoryview, header: BatchHeader) -> Iterator[tuple[in
     try:
         for _ in range(header.record_count):
             length, at = _varint(body, at)
+            if length < RECORD_BYTES_MIN - 1:
+                raise IndexError
             end = at + length
             timestamp_delta, at = _varint(body, at + 1)
             offset_delta, at = _varint(body, at)
@@ -114,6 +117,8 @@ def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return (value >> 1) ^ -(value & 1), at
         shift += 7
+        if shift > _VARINT_SHIFT_MAX:
+            raise IndexError("a number of more than 64 bits")
 
 
 def _decompressed(compression: int, data: bytes) -> bytes | memoryview:

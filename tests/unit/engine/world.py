@@ -47,7 +47,7 @@ def client_batch(
         sequence,
         count,
     )
-    tail += b"record"
+    tail += b"records" * count
     return struct.pack(">qii", 0, len(tail) + 9, 0) + b"\x02" + struct.pack(">I", crc32c(tail)) + tail
 
 
