@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -178,6 +179,12 @@ class Broker:
     def reply_catalog(self, call: Call, body: Body) -> None:
         """As ``answer_catalog``, with a body that is already encoded."""
         self.reply_at(Level.SYNCED, self.lane.catalog_position, call, body)
+
+    def in_steps(self, steps: Iterator[None]) -> None:
+        """Do something long piece by piece: between two pieces everybody else has a turn of the loop."""
+        for _ in steps:
+            self.loop.call_soon(partial(self.in_steps, steps))
+            return
 
     def park(self, call: Call) -> Ticket:
         """Keep a request that waits inside the engine; a Decision's answers release it by its ticket."""

@@ -7,6 +7,7 @@ and other leaders have nothing to say on one node.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from oncelog.broker.call import Call
@@ -26,6 +27,9 @@ _EARLIEST_LOCAL: Final = -4
 #: Tiered storage: nothing is there. -5 latest tiered (KIP-1005), -6 earliest pending upload (KIP-1023).
 _TIERED: Final = (-5, -6)
 _NOWHERE: Final = RecordPlace(-1, -1)
+#: What is looked at in one turn of the loop.
+_PARTITIONS_A_STEP: Final = 500
+_RECORDS_A_STEP: Final = 5_000
 
 
 def fetch(broker: Broker, call: Call) -> None:
@@ -36,15 +40,23 @@ def fetch(broker: Broker, call: Call) -> None:
 def list_offsets(broker: Broker, call: Call) -> None:
     """1-11. Times: -1 latest, -2 earliest, -3 largest timestamp (7), -4 as -2 (8), -5, -6 nothing; else look-up (R5).
 
-    From 2 with isolation; from 4 with leader epochs.
+    From 2 with isolation; from 4 with leader epochs. In steps: a look-up by time may open a batch of millions of records.
     """
+    broker.in_steps(_list_offsets(broker, call))
+
+
+def _list_offsets(broker: Broker, call: Call) -> Iterator[None]:
     request = call.request
     is_committed = getattr(request, "isolation_level", 0) == 1
     topics: list[dict[str, Any]] = []
     counts = Counter((topic.name, part.partition_index) for topic in request.topics for part in topic.partitions)
+    done = 0
     for topic in request.topics:
         partitions: list[dict[str, Any]] = []
         for part in topic.partitions:
+            done += 1
+            if done % _PARTITIONS_A_STEP == 0:
+                yield
             place, code = _NOWHERE, ErrorCode.NONE
             try:
                 if counts[topic.name, part.partition_index] > 1:
@@ -53,7 +65,7 @@ def list_offsets(broker: Broker, call: Call) -> None:
                 if log is None:
                     raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
                 check_leader_epoch(getattr(part, "current_leader_epoch", -1))
-                place = _find(broker, log, part.timestamp, is_committed=is_committed)
+                place = yield from _find(broker, log, part.timestamp, is_committed=is_committed)
             except Refusal as no:
                 code = broker.refused(call, no)
             partitions.append(
@@ -69,7 +81,7 @@ def list_offsets(broker: Broker, call: Call) -> None:
     broker.answer_read(call, {"throttle_time": 0, "topics": topics})
 
 
-def _find(broker: Broker, log: Log, timestamp: int, *, is_committed: bool) -> RecordPlace:
+def _find(broker: Broker, log: Log, timestamp: int, *, is_committed: bool) -> Generator[None, None, RecordPlace]:
     end = offset_end(log, is_committed=is_committed)
     if timestamp == _LATEST:
         return RecordPlace(end, -1)
@@ -79,17 +91,21 @@ def _find(broker: Broker, log: Log, timestamp: int, *, is_committed: bool) -> Re
         return _NOWHERE
     if timestamp == _MAX_TIMESTAMP:
         found = broker.storage.find_time_max(log.id, offset_start=log.offset_start, offset_end=end)
-        return _in_batch(broker, log, found, found.timestamp_max, end) if found else _NOWHERE
+        return (yield from _in_batch(broker, log, found, found.timestamp_max, end)) if found else _NOWHERE
     if timestamp < 0:
         raise Refusal(ErrorCode.INVALID_REQUEST, f"no such special time: {timestamp}")
     found = broker.storage.find_time(log.id, timestamp, offset_start=log.offset_start, offset_end=end)
-    return _in_batch(broker, log, found, timestamp, end) if found else _NOWHERE
+    return (yield from _in_batch(broker, log, found, timestamp, end)) if found else _NOWHERE
 
 
-def _in_batch(broker: Broker, log: Log, found: TimedBatch, timestamp_ms: int, end: int) -> RecordPlace:
+def _in_batch(
+    broker: Broker, log: Log, found: TimedBatch, timestamp_ms: int, end: int
+) -> Generator[None, None, RecordPlace]:
     """The first record of the batch with that time or a later one."""
     for piece in broker.storage.read(log.id, found.offset, offset_end=end, bytes_max=1):
-        for place in record_places(piece):
+        for number, place in enumerate(record_places(piece)):
             if place.timestamp_ms >= timestamp_ms and place.offset >= log.offset_start:
                 return place
+            if number % _RECORDS_A_STEP == _RECORDS_A_STEP - 1:
+                yield
     return _NOWHERE
