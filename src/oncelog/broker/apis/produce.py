@@ -13,12 +13,12 @@ from uuid import UUID
 from oncelog.broker.call import Call
 from oncelog.engine.connections import Role
 from oncelog.engine.decision import Level, Written
-from oncelog.engine.partitions import decide_append
+from oncelog.engine.partitions import IMPLICIT_ADD_VERSION, decide_append
 from oncelog.engine.state import Log
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import TRANSACTIONAL, BatchHeader, check_batch
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.ids import Position
+from oncelog.model.ids import LogId, Position
 from oncelog.wire.hot import produce_reply
 
 if TYPE_CHECKING:
@@ -51,10 +51,11 @@ def produce(broker: Broker, call: Call) -> None:
         _note_connection(broker, call, session)
     level, position, now_ms = Level.NOTHING, Position(0), broker.now_ms()
     topics: list[tuple[str | UUID, list[_Answer]]] = []
+    joining = _joining(checked) if session is not None and call.version >= IMPLICIT_ADD_VERSION else ()
     for name, partitions in checked:
         answers: list[_Answer] = []
         for index, log, batch in partitions:
-            answer, level_wanted, position_wanted = _append(broker, call, index, log, batch, now_ms)
+            answer, level_wanted, position_wanted = _append(broker, call, index, log, batch, now_ms, joining)
             answers.append(answer)
             level = level_wanted if level_wanted > level else level
             position = position_wanted if position_wanted > position else position
@@ -113,6 +114,18 @@ def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None
     return checked, session
 
 
+def _joining(checked: _Checked) -> tuple[LogId, ...]:
+    """The logs that sound transactional batches are for. One of them may still be refused: its log is in the transaction then
+    without data, which changes nothing there (rule T8; as in Kafka).
+    """
+    return tuple(
+        log.id
+        for _, partitions in checked
+        for _, log, batch in partitions
+        if isinstance(log, Log) and not isinstance(batch, Refusal) and batch[0].is_transactional
+    )
+
+
 def _note_connection(broker: Broker, call: Call, session: Session) -> None:
     """The connection speaks for the producer from now on, if the session is the current one (rule D4).
 
@@ -124,7 +137,13 @@ def _note_connection(broker: Broker, call: Call, session: Session) -> None:
 
 
 def _append(
-    broker: Broker, call: Call, index: int, log: Log | ErrorCode, batch: tuple[BatchHeader, Any] | Refusal, now_ms: int
+    broker: Broker,
+    call: Call,
+    index: int,
+    log: Log | ErrorCode,
+    batch: tuple[BatchHeader, Any] | Refusal,
+    now_ms: int,
+    joining: tuple[LogId, ...],
 ) -> tuple[_Answer, Level, Position]:
     """Write one batch, or say why not; with what the answer must wait for."""
     try:
@@ -144,6 +163,7 @@ def _append(
             version=call.version,
             now_ms=now_ms,
             wall_ms=broker.wall_ms(),
+            joining=joining,
         )
     except Refusal as no:
         code = broker.refused(call, no)
