@@ -20,7 +20,7 @@ from oncelog.engine.state import Log
 from oncelog.model.batch import offset_after
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import LogId
-from oncelog.model.limits import FETCH_BYTES_MAX, FETCHES_WAITING_MAX
+from oncelog.model.limits import FETCH_BYTES_MAX, FETCH_PARTITIONS_MAX, FETCHES_WAITING_MAX
 from oncelog.wire.hot import FetchedPartition, fetch_reply
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: Topics are named by id from this version on (KIP-516).
 _ID_VERSION = 13
-#: Longest time that a fetch waits, whatever the client asks for; ms.
-_WAIT_MS_MAX = 600_000
+#: Longest time that a fetch waits, whatever the client asks for, for its client may be gone long since; ms.
+_WAIT_MS_MAX = 60_000
 _READ_COMMITTED = 1
 
 Key = tuple[str | UUID, int]
@@ -81,7 +81,7 @@ class Fetching:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._waiting: dict[LogId, dict[Waiting, None]] = {}
-        self._waiting_count = 0
+        self._waiting_count = self._waiting_partitions = 0
         self._sessions: OrderedDict[int, Session] = OrderedDict()
 
     def fetch(self, call: Call) -> None:
@@ -94,13 +94,18 @@ class Fetching:
             return
         wait_ms = min(milliseconds(call.request.max_wait), _WAIT_MS_MAX)
         partitions, is_enough = self._read(fetch)
-        if is_enough or wait_ms <= 0 or self._waiting_count >= FETCHES_WAITING_MAX:
+        is_full = (
+            self._waiting_count >= FETCHES_WAITING_MAX
+            or self._waiting_partitions + len(fetch.wanted) > FETCH_PARTITIONS_MAX
+        )
+        if is_enough or wait_ms <= 0 or is_full:
             self._reply(fetch, partitions)
             return
         for wanted in fetch.wanted:
             if isinstance(wanted.log, Log):
                 self._waiting.setdefault(wanted.log.id, {})[fetch] = None
         self._waiting_count += 1
+        self._waiting_partitions += len(fetch.wanted)
         fetch.timer = self._broker.loop.call_later(wait_ms / 1000, lambda: self._finish(fetch))
 
     def wake(self, visible: Iterable[Visible]) -> None:
@@ -143,6 +148,7 @@ class Fetching:
                     if not fetches:
                         del self._waiting[wanted.log.id]
         self._waiting_count -= 1
+        self._waiting_partitions -= len(fetch.wanted)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -153,6 +159,8 @@ class Fetching:
         is_any_error = False
         partitions: list[tuple[Wanted, FetchedPartition]] = []
         for wanted in fetch.wanted:
+            if fetch.is_incremental and self._is_told(wanted, fetch.is_committed):
+                continue
             part = self._read_partition(wanted, fetch.is_committed, bytes_left)
             if part.error:
                 is_any_error = True
@@ -161,8 +169,19 @@ class Fetching:
                 bytes_read += size
                 bytes_left = max(0, bytes_left - size)
             partitions.append((wanted, part))
-        is_enough = is_any_error or bytes_read >= fetch.bytes_min or not partitions
+        is_enough = is_any_error or bytes_read >= fetch.bytes_min or not fetch.wanted
         return partitions, is_enough
+
+    def _is_told(self, wanted: Wanted, is_committed: bool) -> bool:
+        """Whether the session's client knows all that there is to say: most partitions of a large session, most times."""
+        log = wanted.log
+        if wanted.shown is None or not isinstance(log, Log) or wanted.leader_epoch > 0:
+            return False
+        return (
+            wanted.offset == (log.stable_offset if is_committed else log.high_watermark)
+            and wanted.shown == (log.high_watermark, log.stable_offset, log.offset_start)
+            and log.id in self._broker.state.logs
+        )
 
     def _read_partition(self, wanted: Wanted, is_committed: bool, bytes_left: int) -> FetchedPartition:
         log, index = wanted.log, wanted.key[1]
@@ -236,6 +255,7 @@ class Fetching:
             name = topic.topic_id if call.version >= _ID_VERSION else topic.topic
             for index in topic.partitions:
                 session.wanted.pop((name, index), None)
+        self._bound_sessions()
         return Waiting(call, list(session.wanted.values()), session, is_incremental=True)
 
     def _new_session(self, wanted: dict[Key, Wanted], *, has_ids: bool) -> Session:
@@ -247,7 +267,14 @@ class Fetching:
         self._sessions[session.id] = session
         if len(self._sessions) > self._broker.state.settings.fetch_sessions_max:
             self._sessions.popitem(last=False)
+        self._bound_sessions()
         return session
+
+    def _bound_sessions(self) -> None:
+        """The least recently used go if all together name too much; who comes back to one begins anew."""
+        total = sum(len(session.wanted) for session in self._sessions.values())
+        while total > FETCH_PARTITIONS_MAX:
+            total -= len(self._sessions.popitem(last=False)[1].wanted)
 
     def _look_up_again(self, session: Session) -> None:
         """What was not there when it was named may have come since, or come again under its name: nobody names it twice."""

@@ -29,6 +29,8 @@ UNSYNCED_BYTES_MAX: Final = 64 * 1024 * 1024
 FETCH_BYTES_MAX: Final = 57_671_680
 #: Fetches waiting for data.
 FETCHES_WAITING_MAX: Final = 20_000
+#: Partitions that all fetch sessions together may name, and those that all waiting fetches may wait for; 300 bytes each.
+FETCH_PARTITIONS_MAX: Final = 1_000_000
 #: Fetch sessions kept (KIP-227); the least recently used goes first.
 FETCH_SESSIONS_MAX: Final = 1_000
 #: Topics.

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import struct
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.broker.test_apis_catalog import Desk
+from crc32c import crc32c
+from tests.support.batches import batch
+from tests.unit.broker.test_apis_catalog import Desk, read
 from tests.unit.engine.world import client_batch
 
+from oncelog.broker import fetching
+from oncelog.broker.apis import fetch
+from oncelog.broker.call import Call
 from oncelog.engine import state as state_module
 from oncelog.engine.groups import classic
 from oncelog.engine.transactions import Session
-from oncelog.model.errors import ErrorCode
+from oncelog.model.batch import check_batch
+from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import Epoch, ProducerId
+from oncelog.model.records import record_places
+from oncelog.storage.contract import TimedBatch
 
+FETCH, DELETE_TOPICS, END_TXN = 1, 20, 26
 PRODUCE, LIST_OFFSETS, OFFSET_COMMIT, OFFSET_FETCH, DESCRIBE_GROUPS = 0, 2, 8, 9, 15
 INIT_PRODUCER_ID, TXN_OFFSET_COMMIT, WRITE_TXN_MARKERS, DESCRIBE_LOG_DIRS = 22, 28, 27, 35
 DESCRIBE_PRODUCERS, LIST_TRANSACTIONS, CONSUMER_GROUP_DESCRIBE = 61, 66, 69
@@ -152,3 +162,134 @@ class TestTwoClocks:
         desk.broker.wall_ms = lambda: NOW_MS + 10 * HOUR_MS
         desk.broker.upkeep._sweep_log(log.id)
         assert log.offset_start == 1
+
+
+def claiming(count: int, body: bytes = b"record!") -> bytes:
+    """A batch with a sound CRC that says it has so many records."""
+    tail = struct.pack(">hiqqqhii", 0, count - 1, NOW_MS, NOW_MS, -1, -1, -1, count) + body
+    return struct.pack(">qii", 0, len(tail) + 9, 0) + b"\x02" + struct.pack(">I", crc32c(tail)) + tail
+
+
+class TestRecords:
+    """P4, R5: a CRC may be right over nonsense, which must not keep the one loop busy when it is looked into."""
+
+    def test_more_records_than_bytes(self) -> None:
+        assert check_batch(claiming(1), bytes_max=1000).record_count == 1
+        with pytest.raises(Refusal) as no:
+            check_batch(claiming(2**31 - 1), bytes_max=1000)
+        assert no.value.code is ErrorCode.INVALID_RECORD
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"\xff" * 300_000, b"\x01" * 70, b"\x00" * 70, b"\x05" * 70],
+        ids=["endless", "back", "empty", "negative"],
+    )
+    def test_numbers_without_end_and_lengths_that_lead_back(self, body: bytes) -> None:
+        with pytest.raises(Refusal) as no:
+            list(record_places(claiming(len(body) // 7, body)))
+        assert no.value.code is ErrorCode.CORRUPT_MESSAGE
+
+
+def test_other_requests_have_their_turn_while_offsets_are_looked_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R5: fifty thousand partitions, or a batch of a million records, are looked at in steps."""
+    partitions = [{"partition_index": index, "timestamp": -1} for index in range(1_200)]
+    call = desk.send(LIST_OFFSETS, 5, replica_id=-1, topics=[{"name": "t", "partitions": partitions}])
+    turns = 0
+    while desk.loop.soon:
+        desk.loop.turn()
+        turns += 1
+    assert turns >= 2
+    desk.settle()
+    assert [part.error_code for part in read(call).topics[0].partitions] == [0, 0] + [3] * 1_198
+    monkeypatch.setattr(fetch, "_RECORDS_A_STEP", 2)
+    storage: Any = desk.storage
+    storage.find_time = lambda *_, **__: TimedBatch(0, 7)
+    storage.read = lambda *_, **__: [batch([b"x"] * 7, timestamp_ms=7)]
+    log = desk.broker.state.log_of("t", 0)
+    assert log is not None
+    log.offset_start = log.high_watermark = 6
+    wanted = [{"name": "t", "partitions": [{"partition_index": 0, "timestamp": 7}]}]
+    call = desk.send(LIST_OFFSETS, 5, replica_id=-1, topics=wanted)
+    assert call.body is None and desk.loop.soon
+    desk.settle()
+    assert read(call).topics[0].partitions[0].offset == 6
+
+
+def test_a_request_of_many_partitions_adds_them_at_once(desk: Desk) -> None:
+    """P7, TV2: the transaction's list is written once, not again for each batch, and a refused batch does no harm."""
+    session = desk.ask(INIT_PRODUCER_ID, 4, transactional_id="x", transaction_timeout=60_000)
+    desk.create("u", partitions=50)
+    before = len(desk.storage.entries)
+    data = client_batch(Session(session.producer_id, session.producer_epoch), 0, transactional=True)
+    gap = client_batch(Session(session.producer_id, session.producer_epoch), 5, transactional=True)
+    parts = [{"index": index, "records": gap if index in (0, 7) else data} for index in range(50)]
+    topics = [{"name": "u", "partition_data": parts}]
+    reply = desk.ask(PRODUCE, 12, transactional_id="x", acks=-1, timeout=1000, topic_data=topics)
+    codes = [part.error_code for part in reply.responses[0].partition_responses]
+    assert codes == [45] + [0] * 6 + [45] + [0] * 42
+    rows = [entry.rows for entry in desk.storage.entries[before:]]
+    assert len(rows) == 48 and sum(len(row) > 8 for row in rows) == 1
+    assert sorted(desk.broker.state.transactions["x"].logs) == sorted(desk.broker.state.topics["u"].logs)
+    ended = desk.ask(
+        END_TXN, 5, transactional_id="x", producer_id=session.producer_id, producer_epoch=session.producer_epoch,
+        committed=True,
+    )  # fmt: skip
+    assert ended.error_code == 0
+    for index in range(50):
+        log = desk.broker.state.log_of("u", index)
+        assert log is not None and log.stable_offset == log.high_watermark == (1 if index in (0, 7) else 2)
+        assert not log.aborted
+
+
+class TestFetches:
+    def fetch(self, desk: Desk, session_id: int, epoch: int, *partitions: int, wait_ms: int = 0) -> Call:
+        named = [{"partition": index, "fetch_offset": 0, "partition_max_bytes": 1000} for index in partitions]
+        return desk.send(
+            FETCH, 12, max_wait=wait_ms, min_bytes=1, max_bytes=1000, isolation_level=1, session_id=session_id,
+            session_epoch=epoch, topics=[{"topic": "t", "partitions": named}] if named else [],
+        )  # fmt: skip
+
+    def test_sessions_together_name_so_many_partitions(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """KIP-227: FETCH_PARTITIONS_MAX; the least recently used session goes, its client begins anew."""
+        monkeypatch.setattr(fetching, "FETCH_PARTITIONS_MAX", 3)
+        first, second = (read(self.fetch(desk, 0, 0, 0)).session_id for _ in range(2))
+        assert read(self.fetch(desk, second, 1, 1)).error_code == 0
+        assert read(self.fetch(desk, first, 1)).error_code == 0
+        third = read(self.fetch(desk, 0, 0, 0)).session_id
+        assert read(self.fetch(desk, second, 2)).error_code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+        assert read(self.fetch(desk, third, 1)).error_code == 0
+        assert read(self.fetch(desk, first, 2, *range(5))).error_code == 0
+        assert read(self.fetch(desk, first, 3)).error_code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+
+    def test_fetches_together_wait_for_so_many_partitions(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fetching, "FETCH_PARTITIONS_MAX", 3)
+        assert self.fetch(desk, 0, -1, 0, 1, wait_ms=100).body is None
+        assert read(self.fetch(desk, 0, -1, 0, 1, wait_ms=100)).error_code == 0
+        assert self.fetch(desk, 0, -1, 0, wait_ms=100).body is None
+        desk.broker.fetching.close()
+        assert desk.broker.fetching._waiting_partitions == 0
+
+    def test_what_a_session_knows_is_not_looked_at_again(self, desk: Desk) -> None:
+        """KIP-227: a consumer of ten thousand quiet partitions costs next to nothing; news of any kind is told."""
+        session_id = read(self.fetch(desk, 0, 0, 0, 1)).session_id
+        looked_at: list[int] = []
+        read_partition = desk.broker.fetching._read_partition
+
+        def counted(wanted: Any, *rest: Any) -> Any:
+            looked_at.append(wanted.key[1])
+            return read_partition(wanted, *rest)
+
+        desk.broker.fetching._read_partition = counted  # type: ignore[method-assign]
+        assert read(self.fetch(desk, session_id, 1)).responses == ()
+        assert looked_at == []
+        log = desk.broker.state.log_of("t", 1)
+        assert log is not None
+        log.offset_start = log.high_watermark = log.stable_offset = log.offset_next = 4
+        told = read(self.fetch(desk, session_id, 2)).responses[0].partitions
+        assert [(part.partition_index, part.error_code) for part in told] == [(1, ErrorCode.OFFSET_OUT_OF_RANGE)]
+        assert looked_at == [1]
+        desk.ask(DELETE_TOPICS, 5, topic_names=["t"], timeout=1000)
+        told = read(self.fetch(desk, session_id, 3)).responses[0].partitions
+        assert [part.error_code for part in told] == [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION] * 2
