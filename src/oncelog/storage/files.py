@@ -66,6 +66,8 @@ class FileStorage(Reading):
         self._journal = Journal(self._folder.journal, journal_file_bytes)
         self._logs = Logs(tail_bytes)
         self._appended = self._written = self._synced = self._asked = Position(0)
+        #: Up to here all is on disk, whatever is promised: with durability=written less than ``_synced``.
+        self._safe = Position(0)
         self._bytes_appended = self._bytes_written = self._bytes_synced = self._bytes_asked = 0
         self._sync_seconds = 0.0
         self._notify: Notify | None = None
@@ -155,10 +157,11 @@ class FileStorage(Reading):
                     index.tail_first = len(index.offsets)
                     place += length
                 yield found.position, found.entry
-            self._appended = self._written = self._synced = self._asked = reader.position
+            self._appended = self._written = self._synced = self._asked = self._safe = reader.position
             self._settled = place_from.position
             self._journal.clean(place_from.generation, needed)
             self._journal.cut(reader.generation, reader.offset)
+            self._journal.sync()
         except OSError as error:
             raise StorageError(
                 f"The journal in {self._folder.journal} can't be read: {error.strerror or error}."
@@ -185,7 +188,7 @@ class FileStorage(Reading):
             raise self._failure
         rows, batches = entry
         before = self._appended
-        place, size = self._journal.append(before + 1, before - self._synced, rows, batches)
+        place, size = self._journal.append(before + 1, before - self._safe, rows, batches)
         logs = self._logs
         for log, offset, offset_next, timestamp_max, data in batches:
             index = logs.by_id.get(log) or logs.of(log)
@@ -282,6 +285,7 @@ class FileStorage(Reading):
             return
 
     def _finish_sync(self, position: Position, bytes_appended: int, seconds: float) -> None:
+        self._safe = max(self._safe, position)
         if not self._is_syncing or self._failure is not None or position <= self._synced:
             return
         self._synced, self._bytes_synced, self._sync_seconds = position, bytes_appended, seconds

@@ -17,6 +17,7 @@ from typing import Final
 
 from oncelog.storage.contract import StoredBatch
 from oncelog.storage.entries import data_at, encode_entry, entry_bytes, tag_of
+from oncelog.storage.folder import sync_folder
 
 PLACE_BITS: Final = 36
 PLACE_MASK: Final = (1 << PLACE_BITS) - 1
@@ -163,8 +164,13 @@ class Journal:
             os.ftruncate(descriptor, offset)
             if offset < self.file_bytes:
                 os.posix_fallocate(descriptor, 0, self.file_bytes)
-            os.fdatasync(descriptor)
             self._count(generation, os.fstat(descriptor).st_size)
+
+    def sync(self) -> None:
+        """At the start: see that all that was found is on disk. A killed process may have left several files that are not."""
+        for descriptor in self._files.values():
+            os.fdatasync(descriptor)
+        sync_folder(self._folder)
 
     def read(self, places: Sequence[int], lengths: Sequence[int]) -> list[bytes | memoryview]:
         """Batches by their places: near ones of one file are read in one go."""
