@@ -13,8 +13,8 @@ from oncelog.engine.producers import check_sequence, duplicate_of
 from oncelog.engine.state import Log, State
 from oncelog.model.batch import TRANSACTIONAL, BatchHeader, stamp
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.ids import LogId
-from oncelog.model.limits import TRANSACTION_PARTITIONS_MAX
+from oncelog.model.ids import LogId, ProducerId
+from oncelog.model.limits import ABORTED_PER_PARTITION_MAX, TRANSACTION_PARTITIONS_MAX
 from oncelog.model.rows import Row, Transaction, TransactionState
 
 #: Produce versions from here on add the partition to the transaction implicitly (TV2, KIP-890).
@@ -59,6 +59,7 @@ def decide_append(
         if header.attributes & TRANSACTIONAL:
             level = _WRITTEN
             if repeated is None:
+                _check_room_to_abort(log, producer_id)
                 rows = _join_transaction(state, log, header, transactional_id, version, now_ms, joining)
         elif producer_id in log.open:
             raise Refusal(ErrorCode.INVALID_TXN_STATE, "the producer has an open transaction here (P6)")
@@ -88,6 +89,19 @@ def _check_topic_settings(log: Log, header: BatchHeader, version: int, now_ms: i
         raise Refusal(ErrorCode.INVALID_TIMESTAMP, f"timestamp {header.timestamp_max} is too far ahead of {now_ms}")
     if 0 <= header.timestamp_base < min(now_ms, wall_ms) - settings.timestamp_before_ms_max:
         raise Refusal(ErrorCode.INVALID_TIMESTAMP, f"timestamp {header.timestamp_base} is too far behind {now_ms}")
+
+
+def _check_room_to_abort(log: Log, producer_id: ProducerId) -> None:
+    """Whether the log can list one more aborted transaction (rule R2). Raises Refusal.
+
+    If an entry were let go, readers from the log's start would take its records for committed ones.
+    """
+    if len(log.aborted) >= ABORTED_PER_PARTITION_MAX and producer_id not in log.open:
+        raise Refusal(
+            ErrorCode.POLICY_VIOLATION,
+            f"the partition lists {ABORTED_PER_PARTITION_MAX} aborted transactions, as many as it may: delete old records, "
+            "or shorten retention.ms, which takes those off the list that are gone",
+        )
 
 
 def check_current(

@@ -23,7 +23,7 @@ from oncelog.engine.groups.offsets import GroupOffsets
 from oncelog.engine.producers import producer_after
 from oncelog.model.batch import CONTROL, TRANSACTIONAL, control_outcome
 from oncelog.model.ids import LogId, ProducerId
-from oncelog.model.limits import ABORTED_PER_PARTITION_MAX, PRODUCERS_PER_PARTITION_MAX
+from oncelog.model.limits import PRODUCERS_PER_PARTITION_MAX
 from oncelog.model.rows import (
     AbortedRange,
     BrokerConfig,
@@ -260,7 +260,6 @@ class State:
             first_offset = log.open.pop(producer_id, None)
             if first_offset is not None and not control_outcome(batch.data):
                 log.aborted.append(AbortedRange(producer_id, first_offset, batch.offset, log.stable_offset_applied))
-                del log.aborted[:-ABORTED_PER_PARTITION_MAX]
         elif attributes & TRANSACTIONAL and producer_id not in log.open:
             log.open[producer_id] = batch.offset
         if len(producers) > PRODUCERS_PER_PARTITION_MAX:

@@ -55,7 +55,7 @@ PRODUCERS_PER_PARTITION_MAX: Final = 100_000
 FENCED_PRODUCERS_MAX: Final = 100_000
 #: Batches of a producer that a partition remembers for the duplicate check (rule P1).
 DUPLICATE_WINDOW_BATCHES: Final = 5
-#: Aborted transactions that one partition lists; far above what retention leaves in use.
+#: Aborted transactions that one partition lists; above it no other may begin there, for an entry can't be let go (rule R2).
 ABORTED_PER_PARTITION_MAX: Final = 1_000_000
 #: Groups known.
 GROUPS_MAX: Final = 20_000

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.engine.world import TV2, World, client_batch, markers, refusal
+from tests.unit.engine.world import TV1, TV2, World, client_batch, markers, refusal
 
+from oncelog.engine import partitions
 from oncelog.engine.decision import Decision
 from oncelog.engine.partitions import decide_append
 from oncelog.engine.reading import aborted_between, check_leader_epoch, check_offset, offset_end
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import check_batch
 from oncelog.model.errors import ErrorCode
+from oncelog.model.rows import LogStart
 
 
 @pytest.fixture
@@ -48,6 +50,30 @@ def test_nobody_reads_what_is_not_synced(world: World) -> None:
     assert (log.offset_next, offset_end(log, is_committed=False), offset_end(log, is_committed=True)) == (1, 0, 0)
     world.state.settle_visible(world.state.visible_after(decision.rows, decision.batches))
     assert (offset_end(log, is_committed=False), offset_end(log, is_committed=True)) == (1, 1)
+
+
+def test_no_aborted_transaction_is_ever_let_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R2: a list that is full refuses new transactions; one that is open already is still listed when it aborts."""
+    monkeypatch.setattr(partitions, "ABORTED_PER_PARTITION_MAX", 2)
+    log = world.log()
+    open_one = world.init("open")
+    world.produce(open_one, 0, transactional_id="open", version=TV2)
+    for number in range(2):
+        session = world.init("x")
+        world.produce(session, 0, transactional_id="x", version=TV2)
+        assert len(log.aborted) == number
+        world.end(session, commit=False, version=5)
+    session = world.init("x")
+    for version in (TV1, TV2):
+        if version == TV1:
+            world.add(session)
+        refused = refusal(world.produce, session, 0, transactional_id="x", version=version)
+        assert refused is ErrorCode.POLICY_VIOLATION
+    world.produce(open_one, 1, transactional_id="open", version=TV2)
+    world.end(open_one, commit=False, transactional_id="open", version=5)
+    assert [first for _, first in aborted_between(log, 0, log.offset_next)] == [0, 1, 3]
+    world.apply(Decision((LogStart(log.id, 5),)))
+    world.produce(session, 0, transactional_id="x", version=TV1)
 
 
 def test_aborted_transactions_of_a_range_by_first_offset(world: World) -> None:
