@@ -40,12 +40,13 @@ def fetch(broker: Broker, call: Call) -> None:
 def list_offsets(broker: Broker, call: Call) -> None:
     """1-11. Times: -1 latest, -2 earliest, -3 largest timestamp (7), -4 as -2 (8), -5, -6 nothing; else look-up (R5).
 
-    From 2 with isolation; from 4 with leader epochs. In steps: a look-up by time may open a batch of millions of records.
+    From 2 with isolation; from 4 with leader epochs.
     """
     broker.in_steps(_list_offsets(broker, call))
 
 
 def _list_offsets(broker: Broker, call: Call) -> Iterator[None]:
+    """In steps: there may be tens of thousands of partitions, and a look-up by time may open a batch of a million records."""
     request = call.request
     is_committed = getattr(request, "isolation_level", 0) == 1
     topics: list[dict[str, Any]] = []
