@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 import oncelog
 from oncelog.cli import applications, groups, topics, transactions
 from oncelog.cli.failures import CommandError, ExitCode
+from oncelog.cli.new import new
 from oncelog.cli.options import BOOTSTRAP, AsJson, Bootstrap
 from oncelog.cli.verify import verify
 from oncelog.model.errors import SettingError
@@ -26,6 +27,7 @@ app = App(name="oncelog", help=_HELP, version=oncelog.__version__, version_forma
 for part in (topics.app, groups.app, transactions.app, applications.app):
     app.command(part)
 app.command(verify)
+app.command(new)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
