@@ -227,6 +227,24 @@ def test_a_client_is_killed_at_the_step(kafka: Kafka, fault: str) -> None:
     assert values(kafka) == ([b"1"] if fault == "kill_client_after" else [])
 
 
+@pytest.mark.parametrize("fault", ["kill_client_before", "kill_client_after"])
+def test_a_client_is_killed_once_for_all_its_requests_on_their_way(kafka: Kafka, fault: str) -> None:
+    """Two requests are on their way when the first is done: each kill is another process's."""
+    kafka.topic("t", partitions=2)
+
+    def service() -> None:
+        producer = transactional(kafka)
+        producer.begin_transaction()
+        for partition in (0, 1):
+            producer.produce("t", "x", partition=partition)
+        producer.commit_transaction()
+        time.sleep(60)
+
+    with kafka.faults(**{fault: "Produce"}, times=2):
+        assert kafka.run(service, until=lambda: bool(values(kafka))).kills == 2
+    assert values(kafka) == [b"x", b"x"]
+
+
 def test_a_fault_that_did_not_happen_is_told(kafka: Kafka) -> None:
     with (
         pytest.raises(FaultDidNotHappen, match="cut of EndTxn happened 0 times of 2"),

@@ -10,8 +10,10 @@ A fault that did not happen as often as it was asked for is an error of the test
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from typing import Any, Final, Self
 from oncelog.broker.apis import HANDLERS
 from oncelog.broker.call import Call, Peer
 from oncelog.model.errors import ErrorCode
-from oncelog.testing.processes import process_of
+from oncelog.testing.processes import NoSuchProcess, process_of
 from oncelog.testing.refusals import refusal_of
 
 Route = Callable[[Call], None]
@@ -42,6 +44,9 @@ class Action(Enum):
     KILL_CLIENT_AFTER = "the request is done, the client's process is killed (-9) before it learns of it"
     KILL_BROKER_BEFORE = "the broker dies and starts again, the request is lost"
     KILL_BROKER_AFTER = "the request is done, the broker dies before it says so, and starts again"
+
+
+_KILLS_CLIENT: Final = (Action.KILL_CLIENT_BEFORE, Action.KILL_CLIENT_AFTER)
 
 
 class FaultDidNotHappen(AssertionError):
@@ -110,6 +115,8 @@ class Faults:
         #: Requests that wait, by connection, in their order; the first of each is the one that is held.
         self._waiting: dict[int, deque[tuple[Call, Route]]] = {}
         self._held: dict[int, Fault] = {}
+        #: Processes that were killed, or will be when the reply that they wait for is ready.
+        self._condemned: set[int] = set()
 
     def new(self, named: dict[str, str | None], **given: Any) -> Fault:
         """The fault that the arguments of ``kafka.faults`` describe. Raises ValueError with what would be right."""
@@ -162,11 +169,27 @@ class Faults:
     def _due(self, call: Call) -> Fault | None:
         for fault in self._active:
             if API_KEYS[fault.api] == call.api_key and fault.hits < fault.times:
+                if fault.action in _KILLS_CLIENT and self._victim(call.peer) is None:
+                    continue
                 if fault.after > 0:
                     fault.after -= 1
                     continue
                 return fault
         return None
+
+    def _victim(self, peer: Peer) -> int | None:
+        """The process to kill; None if it dies already: its requests that were on their way are not another one's."""
+        try:
+            process = process_of(peer.address)
+        except NoSuchProcess:
+            if sys.platform != "linux":
+                raise
+            return None
+        if process == os.getpid():
+            raise AssertionError(
+                "the client to be killed is in the test's own process; run it in another one, as kafka.run does"
+            )
+        return None if process in self._condemned else process
 
     def _act(self, fault: Fault, call: Call, route: Route) -> None:
         action = fault.action
@@ -183,14 +206,21 @@ class Faults:
                 timer.daemon = True
                 timer.start()
         elif action is Action.KILL_CLIENT_BEFORE:
-            _kill(call.peer)
+            _kill(self._condemn(call.peer))
             call.peer.close(f"fault: the client was killed at {fault.api}")
         elif action is Action.KILL_BROKER_BEFORE:
             call.peer.close(f"fault: the broker was killed at {fault.api}")
             self._restart()
         else:
-            call.peer = _Ended(call.peer, fault, self._restart)
+            victim = self._condemn(call.peer) if action is Action.KILL_CLIENT_AFTER else None
+            call.peer = _Ended(call.peer, fault, self._restart, victim)
             route(call)
+
+    def _condemn(self, peer: Peer) -> int:
+        process = self._victim(peer)
+        assert process is not None
+        self._condemned.add(process)
+        return process
 
     def _let_go(self, fault: Fault) -> None:
         for number in [number for number, held in self._held.items() if held is fault]:
@@ -204,17 +234,17 @@ class Faults:
 class _Ended(Peer):
     """A connection that ends when the request's reply is ready, instead of sending it."""
 
-    __slots__ = ("_fault", "_peer", "_restart")
+    __slots__ = ("_fault", "_peer", "_restart", "_victim")
 
-    def __init__(self, peer: Peer, fault: Fault, restart: Callable[[], None]) -> None:
-        self._peer, self._fault, self._restart = peer, fault, restart
+    def __init__(self, peer: Peer, fault: Fault, restart: Callable[[], None], victim: int | None) -> None:
+        self._peer, self._fault, self._restart, self._victim = peer, fault, restart, victim
         self.number, self.address = peer.number, peer.address
 
     def answered(self, call: Call) -> None:
         """The reply is ready; it is not sent."""
         del call
-        if self._fault.action is Action.KILL_CLIENT_AFTER:
-            _kill(self._peer)
+        if self._victim is not None:
+            _kill(self._victim)
         self._peer.close(f"fault: the reply of {self._fault.api} was lost")
         if self._fault.action is Action.KILL_BROKER_AFTER:
             self._restart()
@@ -228,10 +258,6 @@ class _Ended(Peer):
         self._peer.close(why)
 
 
-def _kill(peer: Peer) -> None:
-    process = process_of(peer.address)
-    if process == os.getpid():
-        raise AssertionError(
-            "the client to be killed is in the test's own process; run it in another one, as kafka.run does"
-        )
-    os.kill(process, signal.SIGKILL)
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        os.kill(process, signal.SIGKILL)
