@@ -46,10 +46,12 @@ def decide_append(
 
     ``joining`` are the logs of the request's other batches: TV2 adds them with the first, so that a request of a thousand
     partitions writes their list once. ``wall_ms`` is the machine's own time where that differs: a producer's timestamp may be
-    right by either.
+    right by either, and LogAppendTime is the machine's.
     Raises Refusal with the partition's error code.
     """
-    _check_topic_settings(log, header, version, now_ms, now_ms if wall_ms is None else wall_ms)
+    if wall_ms is None:
+        wall_ms = now_ms
+    _check_topic_settings(log, header, version, now_ms, wall_ms)
     rows: tuple[Row, ...] = ()
     level = _SYNCED
     producer_id = header.producer_id
@@ -71,7 +73,7 @@ def decide_append(
             check_sequence(row, header, first_must_be_zero=_must_begin_at_zero(state, log, header, version, now_ms))
     offset, append_time_ms = log.offset_next, -1
     if log.settings.is_log_append_time:
-        append_time_ms = now_ms
+        append_time_ms = wall_ms
         header = header._replace(attributes=header.attributes | 0x08, timestamp_max=append_time_ms)
         stamped = stamp(data, offset, append_time_ms=append_time_ms)
     else:

@@ -254,6 +254,17 @@ class TestSettings:
         assert (header.timestamp_max, header.attributes & 8, header.base_offset) == (world.now_ms, 8, 0)
         assert log.timestamp_max == world.now_ms
 
+    def test_log_append_time_is_the_machines_time(self, world: World) -> None:
+        """Deadlines go by a clock that never jumps; what records carry is the time that everybody else has."""
+        log = world.log()
+        log.settings = log.settings._replace(is_log_append_time=True)
+        data = client_batch(count=1)
+        decision = decide_append(
+            world.state, log, check_batch(data, bytes_max=1_000), data,
+            transactional_id=None, version=9, now_ms=world.now_ms, wall_ms=world.now_ms - 3_600_000,
+        )  # fmt: skip
+        assert decision.reply.append_time_ms == world.now_ms - 3_600_000
+
 
 def test_offsets_follow_each_other_and_bytes_stay(world: World) -> None:
     """D2: the stored batch is the client's but for the base offset and the leader epoch."""
