@@ -106,10 +106,10 @@ def _check_caller(before: Transaction, caller: Session, code_fenced: ErrorCode) 
     if caller == current:
         return None
     is_same = caller.producer_id == before.producer_id
-    # Epoch 1 where the producer went on after it had timed out at the highest epoch (see _next_session).
-    is_before = caller.producer_id == before.previous_producer_id and before.epoch <= 1
+    # Later than epoch 0 only where the producer was stopped at the highest epoch, and went on (see _next_session).
+    is_before = caller.producer_id == before.previous_producer_id and (before.epoch == 0 or caller.epoch >= EPOCH_MAX)
     if (is_same or is_before) and caller.epoch >= 0:
-        if caller.epoch == before.timed_out_epoch:
+        if _is_not_replaced(before, caller):
             return None
         if caller.epoch == before.last_epoch:
             return current
@@ -246,6 +246,8 @@ def _is_retry(transaction: Transaction, session: Session) -> bool:
         return False
     if session.epoch == transaction.last_epoch:
         return True
+    if _is_not_replaced(transaction, session):
+        return True
     is_just_before = session.epoch == (transaction.epoch - 1 if is_same else EPOCH_MAX)
     return is_just_before and transaction.fence_reason != ""
 
@@ -253,7 +255,7 @@ def _is_retry(transaction: Transaction, session: Session) -> bool:
 def _end_repeated(transaction: Transaction, session: Session, *, commit: bool) -> Decision:
     """A repeated EndTxn: NONE if it asks for what happened, without another bump (rule T6)."""
     present = Session(transaction.producer_id, transaction.epoch)
-    if session.epoch == transaction.timed_out_epoch:
+    if _is_not_replaced(transaction, session):
         if not commit:
             return Decision(reply=present)
     elif transaction.state is _ENDED[commit]:
@@ -295,15 +297,17 @@ def decide_all_doubted(state: State) -> Iterator[Decision]:
     for transactional_id in doubted:
         before = state.transactions[transactional_id]
         after, id_rows = _bumped(state, before)
+        # The machine may go down again before the producer comes: it asks with the producer id from before all that.
+        is_before_known = before.previous_producer_id >= 0 and before.timed_out_epoch >= 0 and not id_rows
         row = Transaction(
             before.id,
             after.producer_id,
             after.epoch,
             before.timeout_ms,
             before.state,
-            previous_producer_id=_previous(before, after),
+            previous_producer_id=before.previous_producer_id if is_before_known else _previous(before, after),
             last_epoch=before.last_epoch,
-            timed_out_epoch=before.epoch,
+            timed_out_epoch=_first_not_replaced(before),
             updated_ms=before.updated_ms,
             fence_reason="the machine restarted, and may have lost a transaction",
             client_address=before.client_address,
@@ -331,7 +335,7 @@ def _abort_and_fence(state: State, transaction: Transaction, reason: str, now_ms
         transaction.timeout_ms,
         TransactionState.COMPLETE_ABORT,
         previous_producer_id=_previous(transaction, after),
-        timed_out_epoch=transaction.epoch if is_timeout else NO_EPOCH,
+        timed_out_epoch=_first_not_replaced(transaction) if is_timeout else NO_EPOCH,
         started_ms=transaction.started_ms,
         updated_ms=now_ms,
         fence_reason=reason,
@@ -370,6 +374,21 @@ def _bumped(state: State, transaction: Transaction) -> tuple[Session, tuple[Row,
     if transaction.epoch >= EPOCH_MAX:
         return Session(state.producer_id_next, Epoch(0)), (_ids_after(state.producer_id_next),)
     return Session(transaction.producer_id, _epoch_after(transaction)), ()
+
+
+def _first_not_replaced(transaction: Transaction) -> Epoch:
+    """What a timeout writes down (rule D8): the epoch that it ends, or that of an earlier timeout if nobody has come since."""
+    return transaction.timed_out_epoch if transaction.timed_out_epoch >= 0 else transaction.epoch
+
+
+def _is_not_replaced(transaction: Transaction, session: Session) -> bool:
+    """Whether only timeouts and restarts have ended the session's epoch, and no other instance has come since (rule D8)."""
+    first = transaction.timed_out_epoch
+    if first < 0 or session.epoch < 0:
+        return False
+    if session.producer_id == transaction.producer_id:
+        return first <= session.epoch < transaction.epoch
+    return session.producer_id == transaction.previous_producer_id and session.epoch >= first
 
 
 def _previous(before: Transaction, after: Session) -> ProducerId:

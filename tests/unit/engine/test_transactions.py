@@ -445,6 +445,37 @@ class TestTimeouts:
         assert world.end(session, commit=True, version=5).epoch == 2
         assert world.end(after, commit=False, version=5).epoch == 2
 
+    @pytest.mark.parametrize("is_exhausted", [False, True])
+    def test_after_several_restarts_of_the_machine_the_producer_still_goes_on(
+        self, world: World, is_exhausted: bool
+    ) -> None:
+        """D8, T9: nobody has come in between, so it is the same producer, not a fenced one."""
+        session = exhaust(world) if is_exhausted else world.init()
+        for _ in range(2 if is_exhausted else 5):
+            for decision in transactions.decide_all_doubted(world.state):
+                world.apply(decision)
+        assert refusal(world.end, session, commit=True, version=5) is FENCED
+        assert refusal(world.add, session) is FENCED
+        after = world.init(caller=session)
+        assert after == (session.producer_id + 1, 2) if is_exhausted else (session.producer_id, 6)
+        assert world.init(caller=session) == after, "the answer was lost"
+        world.add(after)
+        world.now_ms += 60_000
+        assert world.time_out()
+        assert world.init(caller=after).epoch == after.epoch + 2
+        assert refusal(world.init, caller=session) is FENCED, "it has said that it knows the newer session"
+
+    def test_another_instance_ends_what_several_restarts_have_left(self, world: World) -> None:
+        """D8: after it has come, every epoch before is 90."""
+        session = world.init()
+        for _ in range(3):
+            for decision in transactions.decide_all_doubted(world.state):
+                world.apply(decision)
+        world.init()
+        for epoch in range(4):
+            assert refusal(world.init, caller=Session(session.producer_id, Epoch(epoch))) is FENCED
+            assert refusal(world.end, Session(session.producer_id, Epoch(epoch)), commit=False, version=5) is FENCED
+
     def test_the_epoch_before_is_no_retry_if_another_instance_had_it(self, world: World) -> None:
         """T6: after TV1's ends the epoch is the one that InitProducerId gave; the one before it was replaced."""
         zombie = world.init()
