@@ -179,7 +179,7 @@ class Fetching:
             return False
         return (
             wanted.offset == (log.stable_offset if is_committed else log.high_watermark)
-            and wanted.shown == (log.high_watermark, log.stable_offset, log.offset_start)
+            and wanted.shown == (log.high_watermark, log.stable_offset, log.offset_start_visible)
             and log.id in self._broker.state.logs
         )
 

@@ -32,6 +32,11 @@ END_FENCED_VERSION: Final = 2
 #: EndTxn from here on bumps the epoch (TV2).
 END_BUMP_VERSION: Final = 5
 
+_TOO_MANY_IDS: Final = (
+    f"the broker knows {TRANSACTIONAL_IDS_MAX} transactional ids, as many as it may: use the same ones again after a start, "
+    "or lower transactional.id.expiration.ms"
+)
+
 _ENDED: Final = {True: TransactionState.COMPLETE_COMMIT, False: TransactionState.COMPLETE_ABORT}
 
 
@@ -86,7 +91,7 @@ def decide_init(
 def _first_session(state: State, transactional_id: str, timeout_ms: int, client_address: str, now_ms: int) -> Decision:
     """A transactional id that is new, or that expired: what the caller had does not matter, as in Kafka."""
     if len(state.transactions) >= TRANSACTIONAL_IDS_MAX:
-        raise Refusal(ErrorCode.POLICY_VIOLATION, f"at most {TRANSACTIONAL_IDS_MAX} transactional ids")
+        raise Refusal(ErrorCode.POLICY_VIOLATION, _TOO_MANY_IDS)
     session = Session(state.producer_id_next, Epoch(0))
     row = Transaction(
         transactional_id,

@@ -13,7 +13,7 @@ from tests.unit.broker.test_apis_catalog import Desk, read
 from tests.unit.engine.world import client_batch
 
 from oncelog.broker import fetching
-from oncelog.broker.apis import fetch
+from oncelog.broker.apis import fetch, transactions
 from oncelog.broker.call import Call
 from oncelog.engine import state as state_module
 from oncelog.engine.groups import classic
@@ -128,6 +128,24 @@ def test_the_producers_of_a_partition_are_bounded(desk: Desk, monkeypatch: pytes
         markers = [{"producer_id": producer_id, "topics": [{"name": "t", "partition_indexes": [0]}]}]
         desk.ask(WRITE_TXN_MARKERS, 1, markers=markers)
     assert list(log.producers) == [open_one, 1_008, 1_009]
+
+
+def test_markers_of_one_request_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T11: each is an entry of the journal, however often the partition is named."""
+    monkeypatch.setattr(transactions, "RESOURCES_PER_REQUEST_MAX", 3)
+    topics = [{"name": "t", "partition_indexes": [0, 1]}] * 2
+    reply = desk.ask(WRITE_TXN_MARKERS, 1, markers=[{"producer_id": 7, "topics": topics}] * 2)
+    codes = [part.error_code for marker in reply.markers for topic in marker.topics for part in topic.partitions]
+    assert codes == [0] * 3 + [ErrorCode.POLICY_VIOLATION] * 5
+
+
+def test_a_partition_is_named_once_in_a_produce(desk: Desk) -> None:
+    """P4: one batch for each partition, whichever way a second one comes."""
+    parts = [{"index": index, "records": client_batch()} for index in (0, 1, 0)]
+    topics = [{"name": "t", "partition_data": parts}] * 2
+    reply = desk.ask(PRODUCE, 9, transactional_id=None, acks=-1, timeout=1000, topic_data=topics)
+    codes = [part.error_code for topic in reply.responses for part in topic.partition_responses]
+    assert codes == [0, 0] + [ErrorCode.INVALID_RECORD] * 4
 
 
 class TestTwoClocks:

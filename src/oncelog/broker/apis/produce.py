@@ -81,6 +81,7 @@ def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None
     state = broker.state
     session: Session | None = None
     checked: _Checked = []
+    seen: set[LogId] = set()
     for topic in request.topic_data:
         if call.version >= _ID_VERSION:
             key = topic.topic_id
@@ -96,6 +97,10 @@ def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None
             try:
                 header = check_batch(part.records, bytes_max=log.settings.batch_bytes_max if log else 2**31)
                 batch = header, part.records
+                if log is not None:
+                    if log.id in seen:
+                        raise Refusal(ErrorCode.INVALID_RECORD, "more than one batch for a partition in one request")
+                    seen.add(log.id)
                 if header.attributes & TRANSACTIONAL:
                     if request.transactional_id is None:
                         raise Refusal(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "no transactional id (P5)")

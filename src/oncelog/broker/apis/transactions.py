@@ -19,7 +19,7 @@ from oncelog.engine.state import Log
 from oncelog.engine.transactions import Session
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import NO_EPOCH, NO_PRODUCER, Epoch, ProducerId
-from oncelog.model.limits import ID_CHARACTERS_MAX
+from oncelog.model.limits import ID_CHARACTERS_MAX, RESOURCES_PER_REQUEST_MAX
 from oncelog.model.rows import TransactionState
 
 if TYPE_CHECKING:
@@ -263,6 +263,8 @@ def end_txn(broker: Broker, call: Call) -> None:
 def write_txn_markers(broker: Broker, call: Call) -> None:
     """1. An operator's abort. Where a transaction is open it ends whole (see engine: Differs); else it fences (T8)."""
     markers: list[dict[str, Any]] = []
+    # Each is an entry of its own: a request may name no more of them than an administrative one may of anything.
+    left = iter(range(RESOURCES_PER_REQUEST_MAX))
     for marker in call.request.markers:
         session = Session(marker.producer_id, marker.producer_epoch)
         topics = [
@@ -271,7 +273,9 @@ def write_txn_markers(broker: Broker, call: Call) -> None:
                 "partitions": [
                     {
                         "partition_index": index,
-                        "error_code": int(_write_marker(broker, marker, session, topic.name, index, call.peer.address)),
+                        "error_code": int(_write_marker(broker, marker, session, topic.name, index, call.peer.address))
+                        if next(left, None) is not None
+                        else int(ErrorCode.POLICY_VIOLATION),
                     }
                     for index in topic.partition_indexes
                 ],
