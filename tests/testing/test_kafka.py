@@ -245,6 +245,38 @@ def test_a_client_is_killed_once_for_all_its_requests_on_their_way(kafka: Kafka,
     assert values(kafka) == [b"x", b"x"]
 
 
+def test_what_comes_after_a_request_that_was_cut_is_lost_too(kafka: Kafka) -> None:
+    """As TCP would have it: the broker meets every request of the connection up to some point, and none behind it."""
+    kafka.topic("t", partitions=4)
+    plain = Producer({"bootstrap.servers": kafka.bootstrap, "retries": 0, "linger.ms": 200, **CLIENT_SETTINGS})
+    with kafka.faults(cut="Produce"):
+        for partition in range(4):
+            plain.produce("t", "1", partition=partition)
+        plain.flush(20)
+    assert values(kafka) == []
+
+
+def test_a_program_may_end_by_itself_when_its_work_is_done(kafka: Kafka) -> None:
+    kafka.topic("t")
+    program = """
+        import os
+        from confluent_kafka import Producer
+        producer = Producer({"bootstrap.servers": os.environ["KAFKA_BOOTSTRAP"]})
+        producer.produce("t", "1")
+        producer.flush()
+        os._exit(0)
+    """
+    looked: list[int] = []
+
+    def is_done() -> bool:
+        looked.append(len(values(kafka)))
+        return len(looked) > 1 and looked[-1] == 1
+
+    kafka.run([sys.executable, "-c", textwrap.dedent(program)], until=is_done)
+    with pytest.raises(DidNotFinish, match="exit code 0 before its work was done"):
+        kafka.run([sys.executable, "-c", "pass"], until=lambda: False)
+
+
 def test_a_fault_that_did_not_happen_is_told(kafka: Kafka) -> None:
     with (
         pytest.raises(FaultDidNotHappen, match="cut of EndTxn happened 0 times of 2"),

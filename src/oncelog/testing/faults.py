@@ -47,6 +47,7 @@ class Action(Enum):
 
 
 _KILLS_CLIENT: Final = (Action.KILL_CLIENT_BEFORE, Action.KILL_CLIENT_AFTER)
+_LOSES_REQUEST: Final = (Action.CUT, Action.KILL_CLIENT_BEFORE, Action.KILL_BROKER_BEFORE)
 
 
 class FaultDidNotHappen(AssertionError):
@@ -117,6 +118,8 @@ class Faults:
         self._held: dict[int, Fault] = {}
         #: Processes that were killed, or will be when the reply that they wait for is ready.
         self._condemned: set[int] = set()
+        #: Connections that a fault has ended: what was read of them after its request is lost too, as TCP would have it.
+        self._cut: set[int] = set()
 
     def new(self, named: dict[str, str | None], **given: Any) -> Fault:
         """The fault that the arguments of ``kafka.faults`` describe. Raises ValueError with what would be right."""
@@ -151,10 +154,13 @@ class Faults:
     # -- on the broker's loop -----------------------------------------------------------------------------------------
 
     def through(self, route: Route) -> Route:
-        """The broker's way of a request, with faults on it."""
+        """The broker's way of a request, with faults on it. A broker that starts again counts its connections anew."""
+        self._cut.clear()
         return lambda call: self._met(call, route)
 
     def _met(self, call: Call, route: Route) -> None:
+        if call.peer.number in self._cut:
+            return
         queue = self._waiting.get(call.peer.number)
         if queue is not None:
             queue.append((call, route))
@@ -193,6 +199,8 @@ class Faults:
 
     def _act(self, fault: Fault, call: Call, route: Route) -> None:
         action = fault.action
+        if action in _LOSES_REQUEST:
+            self._cut.add(call.peer.number)
         if action is Action.CUT:
             call.peer.close(f"fault: {fault.api} was cut")
         elif action is Action.REFUSE:

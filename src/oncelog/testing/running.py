@@ -77,7 +77,7 @@ def run(
     seconds: float,
     environment: Mapping[str, str],
 ) -> Ran:
-    """Run it until ``is_done``, then stop it by SIGTERM. Raises DidNotFinish."""
+    """Run it until ``is_done``, then stop it by SIGTERM if it has not ended by itself. Raises DidNotFinish."""
     deadline = time.monotonic() + seconds
     starts = kills = 0
     while starts < _STARTS_MAX:
@@ -87,6 +87,8 @@ def run(
             code = _watch(process, is_done, deadline)
             if code is None:
                 _stop(process)
+                return Ran(starts, kills)
+            if code == 0 and is_done():
                 return Ran(starts, kills)
         finally:
             _end(process)
