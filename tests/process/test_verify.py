@@ -107,8 +107,9 @@ def test_the_known_traces(broker: BrokerProcess) -> None:
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
-    nowhere = verify("--bootstrap", f"127.0.0.1:{free_port()}", "--out", str(tmp_path))
+    nowhere = verify("--bootstrap", f"127.0.0.1:{free_port()}", "--out", str(tmp_path / "run"))
     assert nowhere.returncode == 6
+    assert not (tmp_path / "run").exists(), "a folder is left only by a run"
     assert "no Kafka broker answers" in nowhere.stderr
     for options, told in (
         (("--faults", "kil"), "there is no fault 'kil'; there are kill"),

@@ -174,9 +174,9 @@ class Run:
 
     def play(self, watch: Callable[[Run, float], None] = lambda _run, _seconds: None) -> tuple[View, Verdict]:
         """``watch`` is called ten times a second with the seconds since the beginning. Raises ClusterError, CrewError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         cluster = Cluster(self.options.bootstrap, self.options.client)
         brokers = cluster.check_reachable()
+        self.folder.mkdir(parents=True, exist_ok=True)
         cluster.create_topics(dict.fromkeys(self.topics, PARTITIONS), self.options.replication)
         self.tell(
             f"{brokers} broker{'s' if brokers > 1 else ''} at {self.options.bootstrap}; topics {', '.join(self.topics)}"
