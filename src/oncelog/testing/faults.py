@@ -165,22 +165,27 @@ class Faults:
         if queue is not None:
             queue.append((call, route))
             return
-        fault = self._due(call)
-        if fault is None:
+        due = self._due(call)
+        if due is None:
             route(call)
             return
+        fault, victim = due
+        if victim is not None:
+            self._condemned.add(victim)
         fault.happened()
-        self._act(fault, call, route)
+        self._act(fault, call, route, victim)
 
-    def _due(self, call: Call) -> Fault | None:
+    def _due(self, call: Call) -> tuple[Fault, int | None] | None:
+        """The fault that it meets, and the process to kill: looked up once, for it may end at any moment."""
         for fault in self._active:
             if API_KEYS[fault.api] == call.api_key and fault.hits < fault.times:
-                if fault.action in _KILLS_CLIENT and self._victim(call.peer) is None:
+                victim = self._victim(call.peer) if fault.action in _KILLS_CLIENT else None
+                if fault.action in _KILLS_CLIENT and victim is None:
                     continue
                 if fault.after > 0:
                     fault.after -= 1
                     continue
-                return fault
+                return fault, victim
         return None
 
     def _victim(self, peer: Peer) -> int | None:
@@ -197,7 +202,7 @@ class Faults:
             )
         return None if process in self._condemned else process
 
-    def _act(self, fault: Fault, call: Call, route: Route) -> None:
+    def _act(self, fault: Fault, call: Call, route: Route, victim: int | None) -> None:
         action = fault.action
         if action in _LOSES_REQUEST:
             self._cut.add(call.peer.number)
@@ -214,21 +219,14 @@ class Faults:
                 timer.daemon = True
                 timer.start()
         elif action is Action.KILL_CLIENT_BEFORE:
-            _kill(self._condemn(call.peer))
+            _kill(victim)
             call.peer.close(f"fault: the client was killed at {fault.api}")
         elif action is Action.KILL_BROKER_BEFORE:
             call.peer.close(f"fault: the broker was killed at {fault.api}")
             self._restart()
         else:
-            victim = self._condemn(call.peer) if action is Action.KILL_CLIENT_AFTER else None
             call.peer = _Ended(call.peer, fault, self._restart, victim)
             route(call)
-
-    def _condemn(self, peer: Peer) -> int:
-        process = self._victim(peer)
-        assert process is not None
-        self._condemned.add(process)
-        return process
 
     def _let_go(self, fault: Fault) -> None:
         for number in [number for number, held in self._held.items() if held is fault]:
@@ -251,8 +249,7 @@ class _Ended(Peer):
     def answered(self, call: Call) -> None:
         """The reply is ready; it is not sent."""
         del call
-        if self._victim is not None:
-            _kill(self._victim)
+        _kill(self._victim)
         self._peer.close(f"fault: the reply of {self._fault.api} was lost")
         if self._fault.action is Action.KILL_BROKER_AFTER:
             self._restart()
@@ -266,6 +263,8 @@ class _Ended(Peer):
         self._peer.close(why)
 
 
-def _kill(process: int) -> None:
+def _kill(process: int | None) -> None:
+    if process is None:
+        return
     with contextlib.suppress(ProcessLookupError):  # it has ended by itself
         os.kill(process, signal.SIGKILL)
