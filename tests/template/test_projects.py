@@ -64,7 +64,7 @@ def test_all_can_be_compiled_and_imported(projects: dict[Choice, Path]) -> None:
     assert len(ran.stdout.split()) == sum(len(list(Path(source).rglob("*.py"))) for source in sources)
 
 
-def tested(project: Path) -> None:
+def assert_own_tests_pass(project: Path) -> None:
     equip(project)
     ran = run_make(project, "test")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -73,13 +73,13 @@ def tested(project: Path) -> None:
 
 @pytest.mark.parametrize("choice", SELECTED, ids=str)
 def test_their_own_tests_pass(choice: Choice, tmp_path: Path) -> None:
-    tested(made(tmp_path, "billing", choice))
+    assert_own_tests_pass(made(tmp_path, "billing", choice))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in SELECTED], ids=str)
 def test_the_own_tests_of_all_others_pass(choice: Choice, tmp_path: Path) -> None:
-    tested(made(tmp_path, "order-billing", choice))
+    assert_own_tests_pass(made(tmp_path, "order-billing", choice))
 
 
 def test_a_broken_service_fails_its_own_tests(tmp_path: Path) -> None:
