@@ -1,8 +1,8 @@
 """The checkpoint: one file with all rows as of a position of the journal, and where all batches before it are.
 
 Frames ``[length, crc32c, payload]``: a head; the numbers of the segment files that count; for each log with batches in the
-journal some numbers and its index in columns; the rows' chunks; an end. A file without its end is none. In the machine's own
-byte order.
+journal, or with none at all, some numbers and its index in columns; the rows' chunks; an end. A file without its end is none.
+In the machine's own byte order.
 """
 
 from __future__ import annotations
@@ -72,11 +72,10 @@ def write_checkpoint(
 ) -> None:
     """Write, sync, rename. Calls ``breathe`` after each piece. Raises OSError."""
     draft, path = folder / "checkpoint.new", folder / "checkpoint"
-    kept = [plan for plan in plans if max(plan.first, plan.moved) < plan.end]
     with draft.open("wb") as file:
-        _put(file, _HEAD.pack(_MARK, place.position, place.generation, place.offset, len(kept)))
+        _put(file, _HEAD.pack(_MARK, place.position, place.generation, place.offset, len(plans)))
         _put(file, array("Q", segments).tobytes())
-        for piece in _pieces(kept):
+        for piece in _pieces(plans):
             _put(file, piece)
             breathe()
         for chunk in rows:
@@ -96,7 +95,7 @@ def _put(file: BinaryIO, payload: bytes) -> None:
 
 def _pieces(plans: list[Plan]) -> Iterator[bytes]:
     for index, first, moved, end, offset_next, _ in plans:
-        first = max(first, moved)
+        first = min(max(first, moved), end)
         yield _LOG.pack(index.id, offset_next, end - first)
         for at in range(first, end, _STEP):
             to = min(end, at + _STEP)

@@ -80,7 +80,7 @@ class Notify(Protocol):
 
 #: Gives the rows of everything as of this instant, in chunks that are each cheap to encode.
 Snapshot = Callable[[], Iterable[bytes]]
-#: How a log is cut into stretches; asked on the owner's thread, of any log that has batches.
+#: How a log is cut into stretches; asked on the owner's thread, of any log, a dropped one too.
 Rollings = Callable[[LogId], Rolling]
 
 

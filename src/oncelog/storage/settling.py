@@ -73,10 +73,16 @@ class Round:
 
 
 def plan_of(index: LogIndex, round_: Round, rolling: Callable[[LogId], Rolling]) -> Plan | None:
-    """What becomes of one log's batches; None if nothing."""
+    """What becomes of one log's batches; None if nothing.
+
+    A log of which nothing is retained has a plan too: a segment file that others keep may still hold a stretch of it, so that
+    only the checkpoint can tell where the log goes on.
+    """
     end = bisect_left(index.locations, round_.place.generation << PLACE_BITS | round_.place.offset)
     moved = bisect_left(index.locations, round_.moved_below, 0, end)
-    if index.first >= end and not moved and (index.settled is None or not round_.rewritten):
+    if index.offset_next < 0 or (
+        index.first >= end and not moved and index.settled is not None and not round_.rewritten
+    ):
         return None
     offset_next = index.offsets[end] if end < len(index.offsets) else index.offset_next
     return Plan(index, index.first, moved, end, offset_next, rolling(index.id))
@@ -280,7 +286,7 @@ class Settler:
         for at in range(0, len(indexes), _LOGS_A_STEP):
             yield
             for index in indexes[at : at + _LOGS_A_STEP]:
-                if index.id in self._logs.by_id and (plan := plan_of(index, round_, self._rollings)) is not None:
+                if (plan := plan_of(index, round_, self._rollings)) is not None:
                     round_.plans.append(plan)
 
     def _run(self) -> None:
