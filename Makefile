@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count() or 1)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format docs bench soak mutants suites clean
+.PHONY: help demo test unit check format docs bench bench-apps apps-on-kafka soak mutants suites clean
 
 help:
 	@echo "make demo    the same pipeline three times under the same faults: what is lost, what is doubled"
@@ -18,6 +18,8 @@ help:
 	@echo "make check   style, types and import contracts only"
 	@echo "make unit    check, and the tests that need no broker process"
 	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run (about 25 minutes; BENCH=--quick: 9)"
+	@echo "make bench-apps      applications: exactly once beside at least once, a loop by hand and Quix Streams (about 15 minutes)"
+	@echo "make apps-on-kafka   all tests of applications on Apache Kafka (Java, Maven; about 10 minutes)"
 	@echo "make soak    the tests that run for long, and simulated worlds (MINUTES=60 SEED=1000000)"
 	@echo "make mutants break the code in many small ways: which check notices each"
 	@echo "make suites  other people's clients and test suites, at full length (Java, Node, Go)"
@@ -68,6 +70,12 @@ suites: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m bench $(BENCH)
+
+bench-apps: $(VENV)/installed-dev
+	$(BIN)/python -m bench.apps $(BENCH)
+
+apps-on-kafka: $(VENV)/installed-dev
+	ONCELOG_SUITES=long $(BIN)/pytest -s tests/conformance/suites/test_apps_on_kafka.py
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m oncelog.broker.documents

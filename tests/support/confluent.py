@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, TopicMetadata
 
 READ_SECONDS_MAX = 30.0
 
@@ -41,6 +41,10 @@ def create_topic(bootstrap: str, topic: str, partitions: int = 1, **config: Any)
     configs = {name.replace("_", "."): str(value) for name, value in config.items()}
     client = admin(bootstrap)  # its end would end the request
     client.create_topics([NewTopic(topic, partitions, 1, config=configs)], request_timeout=15)[topic].result(15)
+    deadline = time.monotonic() + 15  # Apache Kafka answers a little before its own metadata has the topic
+    while len(client.list_topics(timeout=15).topics.get(topic, TopicMetadata()).partitions) < partitions:
+        assert time.monotonic() < deadline, f"{topic} was created, and is not there"
+        time.sleep(0.01)
     return topic
 
 

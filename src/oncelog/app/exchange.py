@@ -335,4 +335,5 @@ class Exchange:
 
 def offsets_after(processed: Sequence[Message]) -> dict[Place, int]:
     """In each partition the offset after the last processed record (mistake 5)."""
-    return {place_of(message): offset_of(message) + 1 for message in processed}
+    lasts = {place_of(message): message for message in processed}
+    return {place: offset_of(message) + 1 for place, message in lasts.items()}

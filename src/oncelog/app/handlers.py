@@ -64,9 +64,12 @@ class Handler:
         self.key_type, self.value_type = key_type, value_type
         self._key = Codec(key_type | None if isinstance(key_type, type) else key_type, key)
         self._value = Codec(value_type, value)
+        self._is_raw = self._key.is_raw and self._value.is_raw
 
     def decode(self, raw: Record[bytes | None, bytes | None]) -> Record[Any, Any]:
         """The record with the key and value that the annotation asks for."""
+        if self._is_raw:
+            return raw
         key, value = self._key.decode(raw.key), self._value.decode(raw.value)
         return Record(raw.topic, raw.partition, raw.offset, key, value, raw.headers, raw.timestamp)
 

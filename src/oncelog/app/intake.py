@@ -38,6 +38,8 @@ POLL_SECONDS: Final = 0.03
 #: With a full buffer for this long, the partitions are paused; before, it is cheaper just to wait.
 _FULL_SECONDS_MAX: Final = 1.0
 _BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
+#: Taken from the client at once. Many: each call waits for its turn while a handler computes.
+_READY_MAX: Final = 10_000
 #: What the client writes before the generation in group metadata, and where a producer reads it.
 _METADATA_MAGIC: Final = b"CGMDv2:"
 
@@ -337,22 +339,23 @@ class Intake:
         if first is None:
             return
         room = max(1, self._limits.batch_records * 2 - len(self._buffer))
-        for message in (first, *self._consumer.consume(min(room, 1000), 0)):
-            self._note(message)
-        with self._changed:
-            self._changed.notify_all()
-
-    def _note(self, message: Message | None) -> None:
-        if message is None:
-            return
-        error = message.error()
-        if error is not None:
+        sound: list[Message] = []
+        for message in (first, *self._consumer.consume(min(room, _READY_MAX), 0)):
+            error = message.error()
+            if error is None:
+                sound.append(message)
+                continue
+            self._note(sound)
+            sound = []
             self._failed(error, message)
-            return
+        self._note(sound)
+
+    def _note(self, messages: Sequence[Message]) -> None:
         with self._changed:
-            if self._is_kept(place_of(message)):
-                self._buffer.append(message)
-                self._buffer_bytes += len(message)
+            kept = [message for message in messages if self._is_kept(place_of(message))]
+            self._buffer.extend(kept)
+            self._buffer_bytes += sum(map(len, kept))
+            self._changed.notify_all()
 
     def _is_kept(self, place: Place) -> bool:
         return place in self._owned and place not in self._leaving

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from oncelog.app.intake import offset_of, place_of
@@ -16,8 +16,7 @@ V = TypeVar("V")
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Record(Generic[K, V]):
+class Record(msgspec.Struct, Generic[K, V], frozen=True):
     """A record that was read. ``timestamp``: ms since 1970, None if it has none. ``headers``: in order, names may repeat."""
 
     topic: str
@@ -33,8 +32,7 @@ class Record(Generic[K, V]):
         return next((value for known, value in reversed(self.headers) if known == name), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Out:
+class Out(msgspec.Struct, frozen=True, kw_only=True):
     """A record to send. ``topic``: the processor's ``to`` if not given. ``partition``: by the key if not given.
 
     ``key`` and ``value`` are bytes, str, or anything that the processor's serializer takes. ``timestamp``: ms since 1970.
@@ -43,7 +41,7 @@ class Out:
     key: Any = None
     value: Any = None
     topic: str | None = None
-    headers: Sequence[tuple[str, bytes | None]] = field(default=())
+    headers: Sequence[tuple[str, bytes | None]] = ()
     partition: int | None = None
     timestamp: int | None = None
 
@@ -68,14 +66,14 @@ def record_of(message: Message) -> Record[bytes | None, bytes | None]:
     """A consumed message as a record of bytes."""
     topic, partition = place_of(message)
     kind, timestamp = message.timestamp()
-    headers: Any = message.headers() or ()
+    headers: Any = message.headers()
     return Record(
         topic,
         partition,
         offset_of(message),
         _raw(message.key()),
         _raw(message.value()),
-        tuple((name, _raw(value)) for name, value in headers),
+        tuple((name, _raw(value)) for name, value in headers) if headers else (),
         None if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
     )
 

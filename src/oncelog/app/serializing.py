@@ -35,6 +35,8 @@ class Codec:
     def __init__(self, annotation: Any, serializer: Serializer | None = None) -> None:
         self._wanted, self._may_be_none = _without_none(annotation)
         self._serializer = serializer
+        #: What it decodes is the bytes themselves, whatever they are.
+        self.is_raw = serializer is None and self._may_be_none and self._wanted in (bytes, Any)
 
     def decode(self, content: bytes | None) -> Any:
         """DecodeError, or whatever a serializer of the user's own raises."""

@@ -115,8 +115,9 @@ class Processing:
                 self._on_out(out, each)
         if state is not None:
             state.keep_record()
-        for raw in raws:
-            self._failures.pop(_id(processor, raw), None)
+        if self._failures:
+            for raw in raws:
+                self._failures.pop(_id(processor, raw), None)
         return sent
 
     def _failed(self, processor: Processor, raw: Raw, state: PartitionState | None, error: Exception) -> list[Sent]:
@@ -193,6 +194,7 @@ class Worker:
         self._stop = stop
         self._halt = halt
         self._states = States(app, cluster, folder, halt)
+        self._only_batches = all(each.handler.is_batch for each in topology.processors)
         self._one_by_one = 0
         self._aborts = 0
         self._pause_seconds = 0.0
@@ -248,8 +250,9 @@ class Worker:
             self._states.committed()
             self._aborts = 0
             self._one_by_one = max(0, self._one_by_one - len(processed))
-            for message in processed:
-                self._known.pop((*place_of(message), offset_of(message)), None)
+            if self._known:
+                for message in processed:
+                    self._known.pop((*place_of(message), offset_of(message)), None)
             return
         self._states.aborted()
         self._aborts += 1
@@ -278,6 +281,8 @@ class Worker:
         outputs = self._whole_batches(raws)
         done_as_batches = outputs is not None
         outputs = outputs or []
+        if done_as_batches and self._only_batches:
+            return list(messages), outputs, None
         processed: list[Message] = []
         size = counted = 0
         deadline = time.monotonic() + max(self._limits.commit_interval, 0.05)
