@@ -228,6 +228,7 @@ def main() -> int:
     if asked.feed:
         feed(*asked.feed[:2], *map(int, asked.feed[2:]))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the broker and the copiers end too
     names, results, failures, begun = asked.copiers.split(","), Results(), [], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="oncelog-bench-") as scratch:
         peer = Peer("oncelog", Path(scratch) / "broker")
