@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from tests.support.confluent import consumer, partitions_of, producer, read_all
 
 from oncelog.app import Session
 
 WAIT_SECONDS = 40.0
+#: What Apache Kafka says while it makes its offsets topic, for the first group of all.
+_NO_COORDINATOR_YET = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE)
 
 #: Quick to notice dead members; quick to come back.
 CLIENT = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 200, "reconnect.backoff.ms": 20, "linger.ms": 1}
@@ -68,7 +70,12 @@ def until_done(bootstrap: str, group: str, topic: str) -> None:
     """Waits until a group has committed all of a topic."""
 
     def is_done() -> bool:
-        processed, written = done(bootstrap, group, topic)
+        try:
+            processed, written = done(bootstrap, group, topic)
+        except KafkaException as failure:
+            if failure.args[0].code() in _NO_COORDINATOR_YET:
+                return False
+            raise
         return processed == written
 
     until(is_done, f"group {group} to process all of {topic}")
