@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies
-from kio.schema.index import api_key_map
 from kio.serial import entity_reader
 from tests.properties.wire_trees import MESSAGES, NAMES, entity, kio_type, text, trees, written
 from tests.support.messages import encode_request
@@ -22,7 +21,12 @@ from oncelog.wire.requests import read_request
 
 FEW = settings(max_examples=12, deadline=None, database=None)
 MANY = settings(max_examples=300, deadline=None)
-ALL = dict.fromkeys(api_key_map, (0, 99))
+#: All that kio knows, as if it were served.
+ALL = {
+    key: (min(known), max(known))
+    for key in dict.fromkeys(api_key for api_key, _ in MESSAGES)
+    if (known := [version for api_key, version in MESSAGES if api_key == key])
+}
 
 
 def frame_of(message: Any, client_id: str | None = "someone") -> bytes:

@@ -68,6 +68,25 @@ def test_it(kafka):
     assert "0:0      aborted        producer 1/0     key = never" in shown, shown
 
 
+def test_a_fixture_of_the_users_own_wins(tmp_path: Path) -> None:
+    """One named kafka in the project is the project's, also when its test fails."""
+    shown = run(
+        tmp_path,
+        """
+import pytest
+
+@pytest.fixture
+def kafka():
+    return "localhost:9092"
+
+def test_it(kafka):
+    assert kafka == "elsewhere:9092"
+""",
+    )
+    assert "1 failed" in shown, shown
+    assert "INTERNALERROR" not in shown, shown
+
+
 def test_a_broker_costs_little(tmp_path: Path) -> None:
     """A fresh broker for each test is affordable: far below a second each, also on a busy machine."""
     program = """

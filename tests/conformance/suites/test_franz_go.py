@@ -95,4 +95,17 @@ def test_all_that_needs_a_broker(own_broker: BrokerProcess) -> None:
 
 def test_chains_over_connections_that_are_cut(own_broker: BrokerProcess) -> None:
     """D4, P1: every connection dies after about a second, in the middle of whatever it does."""
-    judge("franz-go-chaos", *kgo(own_broker, ETL, has_chaos=True))
+    passed, failed = kgo(own_broker, ETL, has_chaos=True)
+    if _is_impatient(failed):
+        passed, failed = kgo(own_broker, ETL, has_chaos=True)
+    judge("franz-go-chaos", passed, failed)
+
+
+def _is_impatient(failed: dict[str, str]) -> bool:
+    """Whether nothing failed but commits in the middle of a rebalance.
+
+    A broker must refuse those with REBALANCE_IN_PROGRESS, as Apache Kafka does; kgo's test takes it for a failure, and on a
+    busy machine a member is now and then as slow as that. Then it is played again, once.
+    """
+    leaves = [name for name in failed if not any(other.startswith(f"{name}/") for other in failed)]
+    return bool(leaves) and all("unable to commit: REBALANCE_IN_PROGRESS" in failed[name] for name in leaves)
