@@ -122,6 +122,29 @@ def read_entry(view: memoryview, at: int, tag: int) -> Found | None:
     return Found(at, end, first, Position(position), Position(position - 1 - unsynced), entry, tuple(lengths))
 
 
+def skip_torn(view: memoryview, at: int, tag: int, position: int) -> int:
+    """Where the torn entries after ``position`` end that begin at ``at``: what looks like an entry in their batches is none.
+
+    Whoever produces chooses a batch's bytes, and may write there what passes for an entry. A head is believed if all its
+    lengths agree; damage to any of them is seen, and then everything after it is looked through.
+    """
+    while (end := _claimed_end(view, at, tag, position)) is not None and read_entry(view, at, tag) is None:
+        at = end
+    return at
+
+
+def _claimed_end(view: memoryview, at: int, tag: int, position: int) -> int | None:
+    """Where the entry at ``at`` ends by its own head, sound or not; None if its head contradicts itself."""
+    if at + HEAD_BYTES > len(view):
+        return None
+    length, _, position_found, tag_found, _, rows_bytes, count = _HEAD.unpack_from(view, at)
+    table_at, rows_at = at + HEAD_BYTES, at + HEAD_BYTES + count * BATCH_BYTES
+    if tag_found != tag or position_found <= position or rows_at > len(view):
+        return None
+    sizes = sum(size for *_, size in _BATCH.iter_unpack(view[table_at:rows_at]))
+    return table_at + length if length == count * BATCH_BYTES + rows_bytes + sizes else None
+
+
 def find_entries(file: mmap.mmap | bytes, view: memoryview, at: int, tag: int) -> Iterator[Found]:
     """Sound entries of that generation anywhere at or after ``at``."""
     mark = tag.to_bytes(8, "little")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from oncelog.model.errors import StorageError
 from oncelog.storage.checkpoint import Place
-from oncelog.storage.entries import Found, find_entries, read_entry, tag_of
+from oncelog.storage.entries import Found, find_entries, read_entry, skip_torn, tag_of
 
 
 class JournalReader:
@@ -60,6 +60,7 @@ class JournalReader:
                 continue
             at = self.offset if generation == self.generation else 0
             with self._mapped(generation) as (file, view):
+                at = skip_torn(view, at, tag_of(generation), self.position)
                 for later in find_entries(file, view, at, tag_of(generation)):
                     if later.position <= self.position:
                         continue
