@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count() or 1)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format docs bench bench-apps apps-on-kafka soak mutants suites clean
+.PHONY: help demo test unit check format docs bench bench-apps apps-on-kafka soak mutants chaos suites clean
 
 help:
 	@echo "make demo    the same pipeline three times under the same faults: what is lost, what is doubled"
@@ -22,6 +22,7 @@ help:
 	@echo "make apps-on-kafka   all tests of applications on Apache Kafka (Java, Maven; about 10 minutes)"
 	@echo "make soak    the tests that run for long, and simulated worlds (MINUTES=60 SEED=1000000)"
 	@echo "make mutants break the code in many small ways: which check notices each"
+	@echo "make chaos   the broker killed, frozen and stopped under the workloads of oncelog verify (10 minutes)"
 	@echo "make suites  other people's clients and test suites, at full length (Java, Node, Go)"
 	@echo "make docs    write the generated pages of docs/ anew"
 	@echo "make format  format the code"
@@ -57,10 +58,14 @@ test: check
 # Simulated worlds of make soak: for how long, and from which seed on. A seed that fails is kept in tests/simulation/seeds.txt.
 MINUTES ?= 60
 SEED ?= 1000000
+CHAOS_MINUTES ?= 10
 
 soak: $(VENV)/installed-dev
 	$(BIN)/pytest -m soak
 	$(BIN)/python -m tests.simulation --minutes $(MINUTES) --seed $(SEED) --jobs $(WORKERS)
+
+chaos: $(VENV)/installed-dev
+	$(BIN)/python -m tests.chaos --minutes $(CHAOS_MINUTES) --seed $(SEED)
 
 mutants: $(VENV)/installed-dev
 	$(BIN)/python -m tests.mutants --jobs $(WORKERS)
