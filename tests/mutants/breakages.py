@@ -182,7 +182,7 @@ TRANSACTIONS = [
     Breakage(
         "D8 a timeout is a fence",
         _TRANSACTIONS,
-        "        if caller.epoch == before.timed_out_epoch:\n            return None\n",
+        "        if _is_not_replaced(before, caller):\n            return None\n",
         "",
     ),
 ]
