@@ -37,6 +37,8 @@ _TOO_MANY_IDS: Final = (
     "or lower transactional.id.expiration.ms"
 )
 
+_BY_OPERATOR: Final = "aborted by an operator"
+
 _ENDED: Final = {True: TransactionState.COMPLETE_COMMIT, False: TransactionState.COMPLETE_ABORT}
 
 
@@ -326,7 +328,15 @@ def decide_operator_abort(state: State, transactional_id: str, now_ms: int) -> D
     Differs: Kafka aborts one partition and lets the others be committed, which tears the transaction (rule D1).
     """
     transaction = state.transactions[transactional_id]
-    return _abort_and_fence(state, transaction, "aborted by an operator", now_ms, is_timeout=False)
+    return _abort_and_fence(state, transaction, _BY_OPERATOR, now_ms, is_timeout=False)
+
+
+def is_aborted_by_operator(transaction: Transaction, session: Session) -> bool:
+    """Whether the session's transaction was ended by ``decide_operator_abort`` and nothing has come since: a marker for another
+    of its partitions, or a repeated one, asks for what has happened (rule T11).
+    """
+    is_next = transaction.producer_id == session.producer_id and transaction.epoch == session.epoch + 1
+    return is_next and transaction.state is TransactionState.COMPLETE_ABORT and transaction.fence_reason == _BY_OPERATOR
 
 
 def _abort_and_fence(state: State, transaction: Transaction, reason: str, now_ms: int, *, is_timeout: bool) -> Decision:

@@ -76,9 +76,9 @@ class Desk:
         self.storage.position_synced = self.storage.position_written = self.storage.position_appended
         self.broker.lane.synced(self.storage.position_appended)
 
-    def send(self, api_key: int, version: int, **request: Any) -> Call:
+    def send(self, api_key: int, version: int, *, client: str = "test", **request: Any) -> Call:
         entity = build(message_type(api_name(api_key), version, "request"), request)
-        call = Call(QuietPeer(), api_key, version, 1, "test", entity)
+        call = Call(QuietPeer(), api_key, version, 1, client, entity)
         self.broker.route(call)
         return call
 

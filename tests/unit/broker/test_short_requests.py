@@ -21,12 +21,14 @@ from oncelog.engine.transactions import Session
 from oncelog.model.batch import check_batch
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import Epoch, ProducerId
+from oncelog.model.limits import ID_CHARACTERS_MAX
 from oncelog.model.records import record_places
 from oncelog.storage.contract import TimedBatch
 
 FETCH, DELETE_TOPICS, END_TXN = 1, 20, 26
 PRODUCE, LIST_OFFSETS, OFFSET_COMMIT, OFFSET_FETCH, DESCRIBE_GROUPS = 0, 2, 8, 9, 15
 INIT_PRODUCER_ID, TXN_OFFSET_COMMIT, WRITE_TXN_MARKERS, DESCRIBE_LOG_DIRS = 22, 28, 27, 35
+JOIN_GROUP, ADD_PARTITIONS = 11, 24
 DESCRIBE_PRODUCERS, LIST_TRANSACTIONS, CONSUMER_GROUP_DESCRIBE = 61, 66, 69
 NOW_MS, HOUR_MS = 1_000_000, 3_600_000
 
@@ -35,6 +37,7 @@ NOW_MS, HOUR_MS = 1_000_000, 3_600_000
 def desk() -> Desk:
     desk = Desk()
     quiet: Any = SimpleNamespace(debug=lambda *_, **__: None, info=lambda *_, **__: None)
+    quiet.warning = quiet.info
     desk.broker.log = quiet
     desk.create("t", partitions=2)
     return desk
@@ -137,6 +140,56 @@ def test_markers_of_one_request_are_bounded(desk: Desk, monkeypatch: pytest.Monk
     reply = desk.ask(WRITE_TXN_MARKERS, 1, markers=[{"producer_id": 7, "topics": topics}] * 2)
     codes = [part.error_code for marker in reply.markers for topic in marker.topics for part in topic.partitions]
     assert codes == [0] * 3 + [ErrorCode.POLICY_VIOLATION] * 5
+
+
+def test_an_operators_abort_may_name_all_partitions_and_come_again(desk: Desk) -> None:
+    """T11: the first marker ends the whole transaction (D1); the others, and a repeated request, ask for what has happened."""
+    asked = {"transactional_id": "x", "transaction_timeout": 60_000}
+    session = desk.ask(INIT_PRODUCER_ID, 4, **asked)
+    who = {"producer_id": session.producer_id, "producer_epoch": session.producer_epoch}
+    topics = [{"name": "t", "partitions": [0, 1]}]
+    added = {
+        f"v3_and_below_{name}": value for name, value in {"transactional_id": "x", "topics": topics, **who}.items()
+    }
+    desk.ask(ADD_PARTITIONS, 3, **added)
+
+    def codes(*, commit: bool) -> list[int]:
+        topics = [{"name": "t", "partition_indexes": [0, 1]}]
+        (marker,) = desk.ask(
+            WRITE_TXN_MARKERS, 1, markers=[{**who, "transaction_result": commit, "topics": topics}]
+        ).markers
+        return [part.error_code for part in marker.topics[0].partitions]
+
+    assert codes(commit=True) == [ErrorCode.INVALID_TXN_STATE] * 2
+    assert [codes(commit=False), codes(commit=False)] == [[0, 0], [0, 0]]
+    assert codes(commit=True) == [ErrorCode.INVALID_PRODUCER_EPOCH] * 2
+    assert [log.offset_next for log in desk.broker.state.logs.values()] == [1, 1]
+    desk.ask(INIT_PRODUCER_ID, 4, **asked)
+    assert codes(commit=False) == [ErrorCode.INVALID_PRODUCER_EPOCH] * 2
+
+
+@pytest.mark.parametrize("named", [{"client": "c" * 30_000}, {"group_instance_id": "i" * 1_000}])
+def test_whoever_has_a_long_name_can_join_with_the_id_it_is_given(desk: Desk, named: dict[str, Any]) -> None:
+    """KIP-394: a member id is made of a name and a random part; what is made must be accepted, and kept within bounds."""
+    client = named.pop("client", "test")
+    asked = {
+        "group_id": "g",
+        "session_timeout": 9_000,
+        "rebalance_timeout": 9_000,
+        "protocol_type": "consumer",
+        **named,
+    }
+    member_id = ""
+    for _ in range(2):
+        call = desk.send(
+            JOIN_GROUP, 5, protocols=[{"name": "p", "metadata": b""}], member_id=member_id, client=client, **asked
+        )
+        desk.settle()
+        member_id = read(call).member_id
+    assert read(call).error_code == 0
+    assert len(member_id) <= ID_CHARACTERS_MAX
+    (member,) = desk.broker.state.groups.by_id["g"].members.values()
+    assert len(member.client_id) <= ID_CHARACTERS_MAX
 
 
 def test_a_partition_is_named_once_in_a_produce(desk: Desk) -> None:

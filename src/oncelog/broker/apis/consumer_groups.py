@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from oncelog.broker.apis.groups import client_host
+from oncelog.broker.apis.groups import client_host, client_of
 from oncelog.broker.call import Call, given_id, milliseconds
 from oncelog.engine.groups.consumer import JOIN_EPOCH
 from oncelog.engine.groups.heartbeats import Beaten, Heartbeat, assigned_trees, decide_consumer_heartbeat
@@ -68,7 +68,7 @@ def _heartbeat(broker: Broker, call: Call) -> Heartbeat:
         epoch=request.member_epoch,
         instance_id=request.instance_id,
         rack_id=request.rack_id,
-        client_id=call.client_id or "",
+        client_id=client_of(call),
         client_host=client_host(call),
         rebalance_timeout_ms=timeout_ms,
         topics=None if topics is None else tuple(topics),

@@ -7,6 +7,7 @@ Version notes stand at each function.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from oncelog.broker.call import Call, milliseconds
 from oncelog.engine.decision import Decision
@@ -14,7 +15,7 @@ from oncelog.engine.groups import classic, commits, listing
 from oncelog.engine.groups.draft import join_refused, sync_refused
 from oncelog.engine.groups.values import Protocol
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.limits import RESOURCES_PER_REQUEST_MAX
+from oncelog.model.limits import ID_CHARACTERS_MAX, RESOURCES_PER_REQUEST_MAX
 
 if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
@@ -61,11 +62,11 @@ def join_group(broker: Broker, call: Call) -> None:
     rebalance_timeout = getattr(request, "rebalance_timeout", None)
     rebalance_timeout_ms = -1 if rebalance_timeout is None else milliseconds(rebalance_timeout)
     instance_id = getattr(request, "group_instance_id", None)
-    client_id = call.client_id or ""
+    client_id = client_of(call)
     join = classic.Join(
         group_id=request.group_id,
         member_id=request.member_id,
-        member_id_new=f"{client_id if instance_id is None else instance_id}-{broker.new_id()}",
+        member_id_new=_member_id(client_id if instance_id is None else instance_id, broker.new_id()),
         instance_id=instance_id,
         client_id=client_id,
         client_host=client_host(call),
@@ -84,6 +85,17 @@ def join_group(broker: Broker, call: Call) -> None:
         member_id = "" if code is ErrorCode.GROUP_MAX_SIZE_REACHED else join.member_id
         decision = Decision(answers=((ticket, join_refused(code, member_id)),))
     broker.commit(None, decision)
+
+
+def _member_id(name: str, random: UUID) -> str:
+    """A new member's id; not too long to be accepted when it comes back."""
+    suffix = f"-{random}"
+    return name[: ID_CHARACTERS_MAX - len(suffix)] + suffix
+
+
+def client_of(call: Call) -> str:
+    """The client's id, as much of it as is kept with a member."""
+    return (call.client_id or "")[:ID_CHARACTERS_MAX]
 
 
 def client_host(call: Call) -> str:

@@ -301,6 +301,8 @@ def _write_marker(broker: Broker, marker: Any, session: Session, topic: str, ind
                 raise Refusal(ErrorCode.INVALID_TXN_STATE, "only its producer commits a transaction")
             decision = engine.decide_operator_abort(state, row.id, now_ms)
             broker.fenced(Fence.OPERATOR, row, f"an operator at {peer} has aborted it")
+        elif row is not None and not marker.transaction_result and engine.is_aborted_by_operator(row, session):
+            return ErrorCode.NONE
         else:
             decision = engine.decide_marker(
                 log,

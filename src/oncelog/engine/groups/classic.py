@@ -16,6 +16,7 @@ from oncelog.engine.groups.values import Beat, ClassicGroup, ClassicMember, Clas
 from oncelog.engine.state import State
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.limits import (
+    GROUP_BYTES_MAX,
     GROUP_MEMBERS_MAX,
     GROUPS_MAX,
     ID_CHARACTERS_MAX,
@@ -70,7 +71,7 @@ def decide_join(state: State, join: Join, ticket: Ticket, now_ms: int) -> Decisi
     _check_join(state, join)
     group = _group_to_join(state, join)
     draft = ClassicDraft(group, state.settings, now_ms)
-    _check_room(draft, join.member_id)
+    _check_room(draft, join)
     if not draft.supports(join.protocol_type, join.protocols):
         raise Refusal(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "no protocol that all members know")
     if join.member_id:
@@ -130,8 +131,11 @@ def check_group_room(state: State, group_id: str) -> None:
         raise Refusal(ErrorCode.GROUP_MAX_SIZE_REACHED, f"the broker has {GROUPS_MAX} groups")
 
 
-def _check_room(draft: ClassicDraft, member_id: str) -> None:
+def _check_room(draft: ClassicDraft, join: Join) -> None:
+    """A static member that comes back without its member id takes its own place (Kafka turns it away from a full group)."""
     members_max = min(draft.settings.group_members_max, GROUP_MEMBERS_MAX)
+    holder = "" if join.instance_id is None else draft.static.get(join.instance_id, "")
+    member_id = join.member_id or holder
     if draft.state is ClassicState.PREPARING:
         has_room = member_id in draft.joining or len(draft.joining) < members_max
     else:
@@ -140,6 +144,12 @@ def _check_room(draft: ClassicDraft, member_id: str) -> None:
         has_room = False
     if not has_room:
         raise Refusal(ErrorCode.GROUP_MAX_SIZE_REACHED, f"the group has {members_max} members")
+    others = sum(member.size_bytes for key, member in draft.members.items() if key != member_id)
+    if others + join.member(member_id).size_bytes > GROUP_BYTES_MAX:
+        raise Refusal(
+            ErrorCode.GROUP_MAX_SIZE_REACHED,
+            f"the subscriptions of a group's members have at most {GROUP_BYTES_MAX} bytes",
+        )
 
 
 def _join_again(draft: ClassicDraft, join: Join, ticket: Ticket) -> None:
@@ -170,7 +180,7 @@ def _replace_static(draft: ClassicDraft, join: Join, ticket: Ticket) -> None:
     new = _replace(join.member(join.member_id_new), assignment=old.assignment)
     draft.replace_static(old, new)
     if draft.state is ClassicState.STABLE and draft.select_protocol() == draft.protocol:
-        draft.is_durable = True
+        draft.keep_members()
         is_leader = draft.leader == new.id
         if join.can_skip_assignment:
             draft.answer(ticket, draft.joined(new.id, skip_assignment=is_leader))
@@ -241,6 +251,8 @@ def decide_sync(state: State, sync: Sync, ticket: Ticket, now_ms: int) -> Decisi
 def _check_assignments(assignments: dict[str, bytes]) -> None:
     if any(len(assignment) > MEMBER_BYTES_MAX for assignment in assignments.values()):
         raise Refusal(ErrorCode.POLICY_VIOLATION, f"a member's assignment has at most {MEMBER_BYTES_MAX} bytes")
+    if sum(map(len, assignments.values())) > GROUP_BYTES_MAX:
+        raise Refusal(ErrorCode.POLICY_VIOLATION, f"the assignments of a group have at most {GROUP_BYTES_MAX} bytes")
 
 
 def decide_heartbeat(

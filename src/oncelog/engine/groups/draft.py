@@ -141,10 +141,11 @@ class ClassicDraft:
         self.members = {new.id if key == old.id else key: one for key, one in self.members.items()}
         self.members[new.id] = new
         self.static[new.instance_id] = new.id
+        if old.id in self.unsynced:
+            self.unsynced.add(new.id)
+        # The new one is none of the new members, which have a deadline while they wait: its instance has its session.
         for waiting in (self.new_members, self.unsynced):
-            if old.id in waiting:
-                waiting.remove(old.id)
-                waiting.add(new.id)
+            waiting.discard(old.id)
         if self.leader == old.id:
             self.leader = new.id
         self.beat(new)
@@ -161,6 +162,11 @@ class ClassicDraft:
         self._beats.pop(member_id, None)
         if self.leader == member_id:
             self.leader = next(iter(self.members), "")
+
+    def keep_members(self) -> None:
+        """The members of this generation have changed, and are told so: what they are, and read, must survive."""
+        self.is_durable = True
+        self.topics = subscribed_topics(self.protocol_type, self.protocol, self.members)
 
     def beat(self, member: ClassicMember) -> None:
         """The member was heard of: its session begins anew."""
@@ -225,14 +231,13 @@ class ClassicDraft:
             self.leader = joined
         self.generation += 1
         self.is_initial = False
-        self.is_durable = True
         self.unsynced.clear()
         if self.members:
             self._begin_generation()
         else:
             self.protocol, self.leader = "", ""
             self._go(ClassicState.EMPTY)
-        self.topics = subscribed_topics(self.protocol_type, self.protocol, self.members)
+        self.keep_members()
 
     def _begin_generation(self) -> None:
         self.protocol = self.select_protocol()

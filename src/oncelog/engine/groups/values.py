@@ -52,6 +52,12 @@ class ClassicMember(msgspec.Struct, frozen=True, array_like=True):
     protocols: tuple[Protocol, ...]
     assignment: bytes = b""
 
+    @property
+    def size_bytes(self) -> int:
+        """What it says of itself, and what others know of its client."""
+        of_client = len(self.id) + len(self.client_id) + len(self.client_host)
+        return of_client + sum(len(one.name) + len(one.metadata) for one in self.protocols)
+
     def metadata(self, protocol: str) -> bytes:
         """What the member says of itself for a protocol; empty if it does not know it."""
         return next((one.metadata for one in self.protocols if one.name == protocol), b"")

@@ -220,6 +220,27 @@ def test_a_full_group_takes_nobody(world: GroupWorld) -> None:
     assert refusal(join, world) is ErrorCode.NONE
 
 
+def test_all_members_together_have_a_bound(world: GroupWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 8: what all say of themselves is one row of the journal, written anew with every generation."""
+    monkeypatch.setattr(classic, "GROUP_BYTES_MAX", 1_000)
+    a, _ = stable(world, "a", "b")
+    large = (Protocol("mine", b"x" * 990),)
+    assert refusal(join, world, protocols=large) is ErrorCode.GROUP_MAX_SIZE_REACHED
+    assert refusal(join, world, a.id, protocols=large) is ErrorCode.GROUP_MAX_SIZE_REACHED
+    assert refusal(join, world, a.id, protocols=(Protocol("mine", b"x" * 900),)) is ErrorCode.NONE
+    assert group_of(world).state is ClassicState.PREPARING
+
+
+def test_all_assignments_together_have_a_bound(world: GroupWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classic, "GROUP_BYTES_MAX", 1_000)
+    joined = join(world)
+    asked = {"group_id": "g", "member_id": joined["leader"], "instance_id": None, "generation": 1}
+    for sizes, code in (((600, 401), ErrorCode.POLICY_VIOLATION), ((600, 400), ErrorCode.NONE)):
+        assignments = {f"member-{number}": bytes(size) for number, size in enumerate(sizes)}
+        sync = classic.Sync(protocol_type=None, protocol=None, assignments=assignments, **asked)
+        assert refusal(world.decide, classic.decide_sync, sync, world.ticket(), world.now_ms) is code
+
+
 @pytest.mark.parametrize(
     ("given", "code"),
     [
@@ -383,6 +404,38 @@ def test_a_static_member_that_waits_is_fenced_at_once(world: GroupWorld) -> None
     answer = world.answers[ticket]
     assert (answer["error_code"], answer["member_id"]) == (ErrorCode.FENCED_INSTANCE_ID, b.id)
     assert a.id in group_of(world).members
+
+
+def test_a_static_member_that_is_replaced_while_it_waits_is_not_taken_for_silent(world: GroupWorld) -> None:
+    """Whose JoinGroup waits can't send heartbeats: a second copy in a new member's place waits as long as it must."""
+    (a,) = stable(world, "a")
+    join(world, instance_id="two", is_member_id_required=True)
+    ticket = join(world, instance_id="two", is_member_id_required=True)
+    for _ in range(2):
+        world.pass_ms(SESSION_MS - 1)
+        a.beat()
+    assert ticket not in world.answers
+    a.join()
+    assert world.answers[ticket]["error_code"] == 0
+    assert world.answers[ticket]["member_id"] in group_of(world).members
+
+
+def test_a_static_member_comes_back_to_a_full_group(world: GroupWorld) -> None:
+    """It takes its own place."""
+    world.state.settings = world.state.settings._replace(group_members_max=2)
+    stable(world, "a", "b", b="two")
+    assert refusal(join, world, instance_id="three") is ErrorCode.GROUP_MAX_SIZE_REACHED
+    assert join(world, instance_id="two")["error_code"] == 0
+
+
+def test_a_static_member_that_reads_other_topics_is_known_to(world: GroupWorld) -> None:
+    """O5: what it reads from now on does not expire; a restart says the same."""
+    stable(world, "a", "b", b="two")
+    join(world, instance_id="two", protocols=(Protocol("mine", subscription("u")),))
+    assert group_of(world).state is ClassicState.STABLE
+    assert group_of(world).topics == {"t", "u"}
+    world.restart()
+    assert group_of(world).topics == {"t", "u"}
 
 
 def test_a_static_member_is_kept_for_its_session(world: GroupWorld) -> None:
