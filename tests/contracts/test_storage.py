@@ -257,7 +257,7 @@ def test_a_full_disk_is_final_and_loses_nothing_acknowledged(
             storage.flush()
             storage.sync_soon()
             storage._targets.put(None)
-            storage._thread.join(10)  # type: ignore[union-attr]
+            storage._syncer.join(10)  # type: ignore[union-attr]
             told.turn()
             assert len(told.failures) == 1
         with pytest.raises(StorageError):

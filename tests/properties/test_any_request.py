@@ -22,8 +22,9 @@ from tests.unit.engine.world import everything
 
 from oncelog.broker.apis import HANDLERS
 from oncelog.broker.broker import Broker
-from oncelog.broker.call import Call, Peer
+from oncelog.broker.call import Call
 from oncelog.broker.lane import _decode_entry, _replayed
+from oncelog.broker.peer import Peer
 from oncelog.engine.state import State
 from oncelog.storage.memory import MemoryDisk, MemoryStorage
 from oncelog.wire.replies import reply_head

@@ -82,21 +82,19 @@ class Host:
             storage=self.storage, loop=loop, clock_ms=self.clock_ms, ids=self._new_id, log=log, configs=self.configs
         )
         broker.on_failure = self._failed
-        recover = broker.lane.recover
-        broker.lane.recover = lambda: self._compared(recover())  # type: ignore[method-assign]
+        broker.on_recovered = lambda _: self._compare()
         broker.open()
         server = Server(loop, broker.route, bounds=BOUNDS, log=log, on_bug=self._found, meters=broker.meters)  # type: ignore[arg-type]
         broker.on_pressure = lambda is_high: server.pause_all() if is_high else server.resume_all()
         self.server = server
         self.events.note("host", "the broker is open, life {}", self.starts)
 
-    def _compared(self, is_same_boot: bool) -> bool:
+    def _compare(self) -> None:
         """Law 1: what was replayed is what lived."""
         kept, self._kept = self._kept, None
         if kept is not None and kept != (found := rows_of(self.broker.state)):
             lost, new = [row for row in kept if row not in found], [row for row in found if row not in kept]
             raise Violation("live is not replayed", f"lived {lost[:3]}, replayed {new[:3]}")
-        return is_same_boot
 
     def _found(self, bug: BaseException) -> None:
         self.bug = bug

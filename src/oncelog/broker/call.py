@@ -7,37 +7,16 @@ the connection's care (broker/server.py).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from oncelog.broker.peer import Peer
 from oncelog.wire.replies import encode_reply
 
 #: The encoded body of a reply: one buffer, or several that are sent one after the other.
 Body: TypeAlias = bytes | Sequence[bytes | memoryview]
-
-
-class Peer(ABC):
-    """A client's connection. ``number`` grows with each connection that is accepted; ``address`` is "host:port"."""
-
-    __slots__ = ("address", "number")
-
-    number: int
-    address: str
-
-    @abstractmethod
-    def answered(self, call: Call) -> None:
-        """``call.body`` is there; send it when all replies before it are sent."""
-
-    @abstractmethod
-    def is_gone(self) -> bool:
-        """Whether the client has closed the connection, also if the bytes that say so were not read yet (rule D4)."""
-
-    @abstractmethod
-    def close(self, why: str) -> None:
-        """Close the connection; ``why`` is for the log."""
 
 
 class Call:

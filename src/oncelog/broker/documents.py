@@ -13,7 +13,7 @@ from pathlib import Path
 from oncelog.broker.apis import HANDLERS, Handler
 from oncelog.broker.apis.cluster import FEATURES
 from oncelog.broker.exposition import METRICS
-from oncelog.broker.meters import Fence
+from oncelog.broker.meters import SENTENCES
 from oncelog.engine.config_tables import BROKER_SETTINGS, TOPIC_SETTINGS, Setting
 from oncelog.engine.configs import BROKER_IN_FORCE, TOPIC_IN_FORCE
 
@@ -147,7 +147,7 @@ def _metrics_page() -> str:
         shown = f"{name}_total" if word == "counter" else name
         parts.append(f"| `{shown}` | {word} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
     parts += ["\n## Reasons of `oncelog_fences_total`\n", "| reason | what happened |", "|---|---|"]
-    parts += (f"| `{fence.value}` | {fence.sentence} |" for fence in Fence)
+    parts += (f"| `{fence.value}` | {sentence} |" for fence, sentence in SENTENCES.items())
     return "\n".join(parts) + "\n"
 
 

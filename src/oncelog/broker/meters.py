@@ -17,22 +17,24 @@ BUCKETS: Final = 27
 
 
 class Fence(StrEnum):
-    """Why a producer was fenced or a request of it refused (rules D4, D5); ``sentence`` is for people."""
+    """Why a producer was fenced or a request of it refused (rules D4, D5); ``SENTENCES`` says it to people."""
 
-    sentence: str
+    REPLACED = "replaced"
+    TIMED_OUT = "timed_out"
+    MACHINE_RESTARTED = "machine_restarted"
+    OPERATOR = "operator"
+    LATE_REQUEST = "late_request"
+    OLD_EPOCH = "old_epoch"
 
-    def __new__(cls, word: str, sentence: str) -> Fence:
-        self = str.__new__(cls, word)
-        self._value_ = word
-        self.sentence = sentence
-        return self
 
-    REPLACED = "replaced", "Another instance called InitProducerId with the same transactional id."
-    TIMED_OUT = "timed_out", "Its transaction was open for longer than transaction.timeout.ms, and was aborted."
-    MACHINE_RESTARTED = "machine_restarted", "The machine went down with its transaction open, which was aborted."
-    OPERATOR = "operator", "An operator has aborted its transaction."
-    LATE_REQUEST = "late_request", "A request came by a connection that its client had given up, and was refused (D4)."
-    OLD_EPOCH = "old_epoch", "A request of a producer that was fenced before, and was refused."
+SENTENCES: Final = {
+    Fence.REPLACED: "Another instance called InitProducerId with the same transactional id.",
+    Fence.TIMED_OUT: "Its transaction was open for longer than transaction.timeout.ms, and was aborted.",
+    Fence.MACHINE_RESTARTED: "The machine went down with its transaction open, which was aborted.",
+    Fence.OPERATOR: "An operator has aborted its transaction.",
+    Fence.LATE_REQUEST: "A request came by a connection that its client had given up, and was refused (D4).",
+    Fence.OLD_EPOCH: "A request of a producer that was fenced before, and was refused.",
+}
 
 
 class Histogram:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from oncelog.broker.call import Body, Call, Peer
+from oncelog.broker.call import Body, Call
 from oncelog.broker.meters import Meters
 from oncelog.model.errors import ErrorCode, WireError
 from oncelog.model.limits import (
@@ -48,12 +48,12 @@ _BACKLOG: Final = 1024
 _TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
 
 
-class Connection(asyncio.BufferedProtocol, Peer):
-    """One client's connection."""
+class Connection(asyncio.BufferedProtocol):
+    """One client's connection: the Peer of its requests."""
 
     __slots__ = (
         "_calls", "_frames", "_framing", "_is_dirty", "_is_held", "_is_unfinished", "_is_writing_paused", "_kept_bytes", "_out",
-        "_out_bytes",        "_server", "_socket", "_stall", "_transport", "_written_bytes", "is_writer",
+        "_out_bytes", "_server", "_socket", "_stall", "_transport", "_written_bytes", "address", "is_writer", "number",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -284,8 +284,9 @@ class Connection(asyncio.BufferedProtocol, Peer):
         if self._transport is None or self._transport.is_closing():
             return True
         try:
-            if _TCP_INFO is not None:
-                state: int = self._socket.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
+            option = _TCP_INFO
+            if option is not None:
+                state: int = self._socket.getsockopt(socket.IPPROTO_TCP, option, 1)[0]
                 return state != _ESTABLISHED
             return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

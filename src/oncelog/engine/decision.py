@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NewType
 
-from oncelog.model.batch import BatchHeader
+from oncelog.model.header import BatchHeader
 from oncelog.model.ids import LogId
 from oncelog.model.rows import Row
 from oncelog.model.values import Value

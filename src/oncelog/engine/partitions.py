@@ -11,8 +11,9 @@ from typing import Final
 from oncelog.engine.decision import Append, Decision, Level, Written
 from oncelog.engine.producers import check_sequence, duplicate_of
 from oncelog.engine.state import Log, State
-from oncelog.model.batch import TRANSACTIONAL, BatchHeader, stamp
+from oncelog.model.batch import stamp
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.header import TRANSACTIONAL, BatchHeader
 from oncelog.model.ids import LogId, ProducerId
 from oncelog.model.limits import ABORTED_PER_PARTITION_MAX, TRANSACTION_PARTITIONS_MAX
 from oncelog.model.rows import Row, Transaction, TransactionState

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from oncelog.model.batch import CONTROL, TRANSACTIONAL, BatchHeader
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.header import CONTROL, TRANSACTIONAL, BatchHeader
 from oncelog.model.ids import LogId, sequence_after
 from oncelog.model.limits import DUPLICATE_WINDOW_BATCHES
 from oncelog.model.rows import Producer, WrittenBatch

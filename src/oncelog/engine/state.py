@@ -21,7 +21,8 @@ from oncelog.engine.decision import Append, Visible
 from oncelog.engine.groups.groups import Groups
 from oncelog.engine.groups.offsets import GroupOffsets
 from oncelog.engine.producers import producer_after
-from oncelog.model.batch import CONTROL, TRANSACTIONAL, control_outcome
+from oncelog.model.batch import control_outcome
+from oncelog.model.header import CONTROL, TRANSACTIONAL
 from oncelog.model.ids import LogId, ProducerId
 from oncelog.model.limits import PRODUCERS_PER_PARTITION_MAX
 from oncelog.model.rows import (

@@ -14,9 +14,9 @@ from typing import Final
 from crc32c import crc32c
 
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.header import COMPRESSION, CONTROL, TIMESTAMP_LOG_APPEND, TRANSACTIONAL, BatchHeader
 from oncelog.model.ids import NO_EPOCH, NO_PRODUCER, Epoch, ProducerId
 from oncelog.model.limits import RECORDS_BYTES_MAX
-from oncelog.model.values import Value
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = _HEADER.size  # 61
@@ -25,10 +25,6 @@ LENGTH_OVERHEAD_BYTES: Final = 12
 _CRC_FROM: Final = 21
 _STAMP: Final = struct.Struct(">qii")
 
-TIMESTAMP_LOG_APPEND: Final = 0x08
-TRANSACTIONAL: Final = 0x10
-CONTROL: Final = 0x20
-_COMPRESSION: Final = 0x07
 _COMPRESSION_MAX: Final = 4
 
 #: A record without key, value and headers: its length, attributes, two deltas, three more lengths.
@@ -36,42 +32,6 @@ RECORD_BYTES_MIN: Final = 7
 
 CONTROL_ABORT: Final = 0
 CONTROL_COMMIT: Final = 1
-
-
-class BatchHeader(Value, frozen=True, gc=False):
-    """The 61 bytes in front of every batch; offsets absolute, times in ms since the epoch."""
-
-    base_offset: int
-    length: int
-    leader_epoch: int
-    magic: int
-    crc: int
-    attributes: int
-    offset_delta_last: int
-    timestamp_base: int
-    timestamp_max: int
-    producer_id: ProducerId
-    producer_epoch: Epoch
-    base_sequence: int
-    record_count: int
-
-    @property
-    def is_transactional(self) -> bool:
-        return bool(self.attributes & TRANSACTIONAL)
-
-    @property
-    def is_control(self) -> bool:
-        return bool(self.attributes & CONTROL)
-
-    @property
-    def compression(self) -> int:
-        """0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd."""
-        return self.attributes & _COMPRESSION
-
-    @property
-    def offset_next(self) -> int:
-        """The offset after the batch's last record."""
-        return self.base_offset + self.offset_delta_last + 1
 
 
 def read_header(data: bytes | bytearray | memoryview, at: int = 0) -> BatchHeader:
@@ -102,11 +62,11 @@ def check_batch(data: bytes | memoryview | None, *, bytes_max: int) -> BatchHead
         raise Refusal(ErrorCode.CORRUPT_MESSAGE, "CRC of the batch does not match")
     if count <= 0 or delta != count - 1:
         raise Refusal(ErrorCode.INVALID_RECORD, f"{count} records but last offset delta {delta}")
-    records_bytes = RECORDS_BYTES_MAX if attributes & _COMPRESSION else len(data) - HEADER_BYTES
+    records_bytes = RECORDS_BYTES_MAX if attributes & COMPRESSION else len(data) - HEADER_BYTES
     if count > records_bytes // RECORD_BYTES_MIN:
         raise Refusal(ErrorCode.INVALID_RECORD, f"{count} records can't be in {records_bytes} bytes")
-    if attributes & _COMPRESSION > _COMPRESSION_MAX:
-        raise Refusal(ErrorCode.CORRUPT_MESSAGE, f"unknown compression {attributes & _COMPRESSION}")
+    if attributes & COMPRESSION > _COMPRESSION_MAX:
+        raise Refusal(ErrorCode.CORRUPT_MESSAGE, f"unknown compression {attributes & COMPRESSION}")
     if attributes & CONTROL:
         raise Refusal(ErrorCode.INVALID_RECORD, "clients may not write control batches")
     if producer_id >= 0 and (sequence < 0 or epoch < 0):

@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 
 import cramjam
 
-from oncelog.model.batch import HEADER_BYTES, RECORD_BYTES_MIN, TIMESTAMP_LOG_APPEND, BatchHeader, read_header
+from oncelog.model.batch import HEADER_BYTES, RECORD_BYTES_MIN, read_header
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.header import TIMESTAMP_LOG_APPEND, BatchHeader
 from oncelog.model.limits import RECORDS_BYTES_MAX
 
 _XERIAL: Final = b"\x82SNAPPY\x00"

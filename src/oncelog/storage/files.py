@@ -74,7 +74,7 @@ class FileStorage(Reading):
         self._post: Callable[[Callable[[], None]], object] | None = None
         self._failure: StorageError | None = None
         self._targets: queue.SimpleQueue[_Target | GivenUp | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._syncer: threading.Thread | None = None
         self._is_boot_kept = False
         #: A round begins when the journal has so many bytes, or so many entries since the last one.
         self._settle_bytes, self._settle_entries = settle_bytes + journal_file_bytes, settle_entries
@@ -177,8 +177,8 @@ class FileStorage(Reading):
         """See the contract."""
         self._notify, self._post, self._rollings = notify, post, rollings
         self._settler.start(snapshot, self._rolling_of, self._tell, self._settle_done, self._settle_failed)
-        self._thread = threading.Thread(target=self._sync_all, name="oncelog sync", daemon=True)
-        self._thread.start()
+        self._syncer = threading.Thread(target=self._sync_all, name="oncelog sync", daemon=True)
+        self._syncer.start()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -363,7 +363,7 @@ class FileStorage(Reading):
 
     def _settle_soon(self) -> None:
         """A checkpoint that does not name a segment file any more frees its room."""
-        if self._segments.empty and self._thread is not None and not self._settler.is_running and self._failure is None:
+        if self._segments.empty and self._syncer is not None and not self._settler.is_running and self._failure is None:
             self._tell(self._begin_round)
 
     def _read_failed(self, where: Path, error: OSError) -> StorageError:
@@ -384,7 +384,7 @@ class FileStorage(Reading):
             self._begin_round()
 
     def _begin_round(self) -> None:
-        if self._failure is not None or self._thread is None or self._settler.is_running:
+        if self._failure is not None or self._syncer is None or self._settler.is_running:
             return
         self.flush()
         if not self._settler.is_running:
@@ -395,7 +395,7 @@ class FileStorage(Reading):
         if given_up:
             self._ask()
             self._targets.put(given_up)
-        if self._failure is None and self._thread is not None and self._notify is not None:
+        if self._failure is None and self._syncer is not None and self._notify is not None:
             if self._journal.bytes_used > self._settle_bytes or self._segments.empty:
                 self._begin_round()
             self._notify.relieved()
@@ -409,7 +409,7 @@ class FileStorage(Reading):
     def close(self) -> None:
         """See the contract. After a failure, only releases the folder."""
         try:
-            if self._thread is not None:
+            if self._syncer is not None:
                 self._end_threads()
                 if self._failure is None:
                     self._settler.finish(self._written)
@@ -423,7 +423,7 @@ class FileStorage(Reading):
 
     def _end_threads(self) -> None:
         """Everything flushed, asked to be synced, and the threads ended."""
-        thread, self._thread = self._thread, None
+        thread, self._syncer = self._syncer, None
         assert thread is not None
         try:
             if self._failure is None:

@@ -227,7 +227,7 @@ class Settler:
         self._hurry_bytes = hurry_bytes
         self._round: Round | None = None
         self._steps: Iterator[None] = iter(())
-        self._thread: threading.Thread | None = None
+        self._mover: threading.Thread | None = None
         self._jobs: queue.SimpleQueue[Round | list[Path] | None] = queue.SimpleQueue()
         self._is_closing = False
 
@@ -242,8 +242,8 @@ class Settler:
         """``tell`` runs a callable on the owner's thread."""
         self._snapshot, self._rollings, self._tell = snapshot, rollings, tell
         self._on_settled, self._on_failed = on_settled, on_failed
-        self._thread = threading.Thread(target=self._run, name="oncelog settling", daemon=True)
-        self._thread.start()
+        self._mover = threading.Thread(target=self._run, name="oncelog settling", daemon=True)
+        self._mover.start()
 
     @property
     def is_running(self) -> bool:
@@ -361,8 +361,8 @@ class Settler:
         """End the thread; what it is about is given up."""
         self._is_closing = True
         self._jobs.put(None)
-        if self._thread is not None:
-            self._thread.join()
+        if self._mover is not None:
+            self._mover.join()
 
     def finish(self, position: Position) -> None:
         """After ``end``: install what was carried out, and write a last checkpoint as of ``position``. Moves nothing."""

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from oncelog.broker.broker import Broker
 from oncelog.engine.state import Log
-from oncelog.model.batch import LENGTH_OVERHEAD_BYTES, BatchHeader, control_outcome, read_header
+from oncelog.model.batch import LENGTH_OVERHEAD_BYTES, control_outcome, read_header
+from oncelog.model.header import BatchHeader
 from oncelog.model.records import records
 
 #: Records that are looked at in one partition, from its end backwards in whole batches of the storage's choice.

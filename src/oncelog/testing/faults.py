@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from oncelog.broker.apis import HANDLERS
-from oncelog.broker.call import Call, Peer
+from oncelog.broker.call import Call
+from oncelog.broker.peer import Peer
 from oncelog.model.errors import ErrorCode
 from oncelog.testing.processes import NoSuchProcess, process_of
 from oncelog.testing.refusals import refusal_of
@@ -239,8 +240,6 @@ class Faults:
 
 class _Ended(Peer):
     """A connection that ends when the request's reply is ready, instead of sending it."""
-
-    __slots__ = ("_fault", "_peer", "_restart", "_victim")
 
     def __init__(self, peer: Peer, fault: Fault, restart: Callable[[], None], victim: int | None) -> None:
         self._peer, self._fault, self._restart, self._victim = peer, fault, restart, victim

@@ -12,7 +12,7 @@ is not served is an UnservedError; only ApiVersions has a way to say so to the c
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from kio.serial import entity_reader
@@ -20,8 +20,8 @@ from kio.serial.errors import SerialError
 
 from oncelog.model.errors import WireError
 from oncelog.model.limits import ARRAY_ELEMENTS_MAX
-from oncelog.model.values import Value
-from oncelog.wire.checking import Checker, Cut, check_tagged, make_checker, without
+from oncelog.wire.checking import Cut, check_tagged, make_checker, without
+from oncelog.wire.forms import Form, Request
 from oncelog.wire.shapes import message_class, shape_of
 
 API_VERSIONS: Final = 18
@@ -42,27 +42,7 @@ class UnservedError(WireError):
     """An API or a version that this broker doesn't serve. As Kafka, the server closes the connection."""
 
 
-class Request(Value, frozen=True, gc=False):
-    """One request. ``body`` is kio's entity of that version; None for ApiVersions in a version that nobody knows yet."""
-
-    api_key: int
-    version: int
-    correlation_id: int
-    client_id: str | None
-    body: Any
-
-
-class _Form(Value, frozen=True, gc=False):
-    """How to read one API and version."""
-
-    has_flexible_header: bool
-    check: Checker
-    read: Callable[[Any, int], tuple[Any, int]]
-    #: Bytes that may follow the body and mean nothing.
-    bytes_ignored_max: int = 0
-
-
-_forms: dict[tuple[int, int], _Form] = {}
+_forms: dict[tuple[int, int], Form] = {}
 
 
 def read_request(frame: Any, bounds: Mapping[int, tuple[int, int]]) -> Request:
@@ -100,10 +80,10 @@ def is_flexible(api_key: int, version: int) -> bool:
     return (form or _make_form(api_key, version)).has_flexible_header
 
 
-def _make_form(api_key: int, version: int) -> _Form:
+def _make_form(api_key: int, version: int) -> Form:
     message = message_class(api_key, version, "request")
     has_flexible_header = message.__header_schema__.__version__ == _FLEXIBLE_HEADER
-    form = _Form(
+    form = Form(
         has_flexible_header,
         make_checker(shape_of(message)),
         entity_reader(message),
@@ -113,7 +93,7 @@ def _make_form(api_key: int, version: int) -> _Form:
     return form
 
 
-def _read(frame: Any, client_bytes: int, form: _Form) -> tuple[str | None, Any]:
+def _read(frame: Any, client_bytes: int, form: Form) -> tuple[str | None, Any]:
     """The client's id and the body. May raise what a reader raises for broken bytes."""
     at = _HEAD_BYTES
     client_id = None

@@ -18,7 +18,8 @@ from tests.unit.engine.world import client_batch
 from oncelog.broker.apis import HANDLERS
 from oncelog.broker.apis.cluster import TopicPieces
 from oncelog.broker.broker import Broker
-from oncelog.broker.call import Call, Peer
+from oncelog.broker.call import Call
+from oncelog.broker.peer import Peer
 from oncelog.engine.decision import Decision
 from oncelog.engine.partitions import decide_append
 from oncelog.model.batch import check_batch

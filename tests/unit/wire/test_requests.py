@@ -9,7 +9,8 @@ import pytest
 from oncelog.model.errors import WireError
 from oncelog.model.limits import ARRAY_ELEMENTS_MAX
 from oncelog.wire.checking import encode_varint, varint
-from oncelog.wire.requests import Request, UnservedError, read_request
+from oncelog.wire.forms import Request
+from oncelog.wire.requests import UnservedError, read_request
 
 BOUNDS = {0: (3, 13), 1: (4, 18), 3: (0, 13), 18: (0, 4), 66: (0, 2)}
 

@@ -16,8 +16,9 @@ from oncelog.engine.decision import Level, Written
 from oncelog.engine.partitions import IMPLICIT_ADD_VERSION, decide_append
 from oncelog.engine.state import Log
 from oncelog.engine.transactions import Session
-from oncelog.model.batch import TRANSACTIONAL, BatchHeader, check_batch
+from oncelog.model.batch import check_batch
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.header import TRANSACTIONAL, BatchHeader
 from oncelog.model.ids import LogId, Position
 from oncelog.wire.hot import produce_reply
 
