@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.__main__ import play
-from tests.support.broker_process import BrokerProcess
-from tests.support.fixtures import TEST_OPTIONS
+from tests.chaos.tormentor import TormentedBroker
 
 
 @pytest.mark.client("confluent-kafka")
 def test_struck_while_clients_are_disturbed(tmp_path: Path) -> None:
-    with BrokerProcess(tmp_path / "broker", options=TEST_OPTIONS) as broker:
+    with TormentedBroker(tmp_path / "broker") as broker:
         verdict = play(broker, tmp_path, "bank", 15, 3)
         broker.assert_healthy()
     assert verdict["strikes"].total() >= 1

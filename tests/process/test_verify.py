@@ -9,13 +9,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.broker_process import BrokerProcess, free_port
 from tests.support.fixtures import TEST_OPTIONS
 
+from oncelog.faults import ProxyError
+from oncelog.faults.frames import Unreadable, api_name
+from oncelog.verify.run import Options, Run
+
 #: Traces in which nothing on the wire tells the late request from a good one; FINDINGS.md has them.
-VIOLATED = {"offsets with generation -1", "a batch given up arrives first in the next transaction"}
+VIOLATED = {("TV1", "offsets with generation -1"), ("TV1", "a batch given up arrives first in the next transaction")}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def verify(*options: str) -> subprocess.CompletedProcess[str]:
 def test_a_short_run(broker: BrokerProcess, tmp_path: Path) -> None:
     """Everything is used once: the proxy, workers that are killed, the observer, the final reading, the report."""
     faults = ("--faults", "late,kill,lose:produce,double:end_txn")
-    options = ("--workload", "copy", "--duration", "6s", "--seed", "1", *faults)
+    options = ("--workload", "copy", "--duration", "6s", "--seed", "1", "--partitions", "5", *faults)
     ran = verify("--bootstrap", broker.bootstrap, "--out", str(tmp_path), "--json", "-", *options)
     assert ran.returncode == 0, ran.stderr
     verdict = json.loads(ran.stdout)
@@ -42,6 +47,8 @@ def test_a_short_run(broker: BrokerProcess, tmp_path: Path) -> None:
     assert verdict["violations"] == []
     assert verdict["counts"]["transactions_committed"] > 0
     assert verdict["counts"]["faults"] > 0
+    assert verdict["counts"]["requests_unread"] == 0
+    assert verdict["settings"]["brokers"] == 1
     assert "holds: " in ran.stderr
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page
@@ -101,8 +108,10 @@ def read(path: Path) -> bytes:
 def test_the_known_traces(broker: BrokerProcess) -> None:
     ran = verify("--known", "--bootstrap", broker.bootstrap, "--json", "-")
     played = json.loads(ran.stdout)
-    assert {each["name"] for each in played if each["verdict"] != "holds"} == VIOLATED, ran.stderr
-    assert all(each["verdict"] == "violated" for each in played if each["name"] in VIOLATED)
+    verdicts = {(each["protocol"], each["name"]): each["verdict"] for each in played}
+    assert len(verdicts) == len(played) == 19
+    assert {trace for trace, verdict in verdicts.items() if verdict != "holds"} == VIOLATED, ran.stderr
+    assert all(verdicts[trace] == "violated" for trace in VIOLATED)
     assert ran.returncode == 10
 
 
@@ -116,9 +125,27 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         (("--faults", "hook"), "--on-fault"),
         (("--faults", "late:fetsch"), "late:fetsch: one of"),
         (("--duration", "soon"), "write 90s, 10m or 2h"),
+        (("--partitions", "2"), "--partitions 2: from 3 to 1000"),
         (("--set", "x"), "no NAME=VALUE"),
         (("--history", str(tmp_path / "none")), "can't read the history"),
     ):
         ran = verify("--out", str(tmp_path), *options)
         assert ran.returncode == 2, ran.stderr
         assert told in ran.stderr
+
+
+@pytest.mark.client("confluent-kafka")
+def test_a_proxy_that_cannot_read_ends_the_run_at_once(
+    broker: BrokerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster newer than kio: the clients would leave the proxy, so it is said, and nothing is waited for."""
+
+    def newer(api_key: int, version: int, body: bytes) -> Any:
+        raise Unreadable(f"{api_name(api_key)} version {version} can't be read here")
+
+    monkeypatch.setattr("oncelog.faults.links.decode_reply", newer)
+    run = Run(Options(bootstrap=broker.bootstrap, folder=str(tmp_path), duration_seconds=300), lambda _: None)
+    began = time.monotonic()
+    with pytest.raises(ProxyError, match=r"version .* can't be read here.*Update kio"):
+        run.play()
+    assert time.monotonic() - began < 100

@@ -45,6 +45,8 @@ class BrokerProcess:
         self.folder = folder
         self.options = list(options)
         self.port = free_port()
+        #: What python runs, before ``serve``.
+        self.program = ["-m", "oncelog"]
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ class BrokerProcess:
         assert self._process is None, "it runs"
         self.starts += 1
         out = self.folder / f"stdout-{self.starts}.txt"
-        command = [sys.executable, "-m", "oncelog", "serve", "--data", str(self.data)]
+        command = [sys.executable, *self.program, "serve", "--data", str(self.data)]
         command += ["--listen", f"127.0.0.1:{self.port}", *self.options]
         with out.open("wb") as stdout, (self.folder / "stderr.txt").open("ab") as stderr:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)

@@ -16,12 +16,21 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+from kio.schema.errors import ErrorCode
 from kio.schema.index import api_key_map
 from kio.serial import entity_reader, entity_writer
 
 API_KEYS: dict[str, int] = {name: key for key, name in api_key_map.items()}
 
-_ZERO: dict[str, Any] = {"string": "", "bytes": b"", "records": b"", "bool": False, "float64": 0.0, "uuid": None}
+_ZERO: dict[str, Any] = {
+    "error_code": ErrorCode.none,
+    "string": "",
+    "bytes": b"",
+    "records": b"",
+    "bool": False,
+    "float64": 0.0,
+    "uuid": None,
+}
 
 
 def api_name(api: str | int) -> str:

@@ -34,7 +34,9 @@ def verify(
     history: Path | None = None,
     out: Path | None = None,
     as_json: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+    partitions: int | None = None,
     replication: int = -1,
+    min_insync_replicas: int | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
 ) -> int:
     """Prove, or disprove, what a Kafka cluster promises: any cluster, this one or another.
@@ -48,6 +50,7 @@ def verify(
         oncelog verify                                              the broker on 127.0.0.1:9092, for a minute
         oncelog verify --workload bank --duration 10m --seed 7
         oncelog verify --bootstrap kafka-1:9092,kafka-2:9092 --on-fault 'ssh kafka-2 systemctl restart kafka'
+        oncelog verify --replication 3 --min-insync-replicas 2      a cluster: topics that survive a broker
         oncelog verify --faults kill,zombie,late
         oncelog verify --known                                      the published traces, one by one: a table
         oncelog verify --history oncelog-verify-20260101/history.jsonl    check a recorded history again
@@ -85,17 +88,23 @@ def verify(
         Folder for the report and the history. Default: oncelog-verify-DATE-TIME here.
     as_json
         Also write the verdict as JSON, to this file or to stdout (-).
+    partitions
+        Of each topic that is made. Default: 4.
     replication
         Replication factor of the topics that are made. Default: the cluster's.
+    min_insync_replicas
+        min.insync.replicas of the topics that are made: how many replicas have a record before it is acknowledged. Default: the
+        cluster's.
     set_
         A setting of librdkafka for every client, such as security.protocol=SASL_PLAINTEXT; may be repeated.
     """
     _require_client()
     if known:
-        return _play_known(bootstrap, _client(set_ or []), out, as_json)
+        return _play_known(bootstrap, _client(set_ or []), replication, out, as_json)
     folder = out or Path(time.strftime("oncelog-verify-%Y%m%d-%H%M%S"))
     if history is not None:
         return _check_again(history, folder if out is not None else history.parent, as_json)
+    from oncelog.faults import ProxyError
     from oncelog.verify.clients import ClusterError
     from oncelog.verify.crew import CrewError
     from oncelog.verify.run import Options, Run
@@ -110,7 +119,9 @@ def verify(
         faults=_faults(faults, on_fault),
         on_fault=on_fault,
         seed=time.time_ns() % 1_000_000 if seed is None else seed,
+        partitions=_partitions(partitions),
         replication=replication,
+        insync_min=min_insync_replicas,
         client=_client(set_ or []),
     )
     screen = Screen()
@@ -119,7 +130,7 @@ def verify(
         view, verdict = Run(options, screen.tell).play(screen.watch)
     except ClusterError as error:
         raise CommandError(ExitCode.NO_BROKER, str(error)) from None
-    except CrewError as error:
+    except (CrewError, ProxyError) as error:
         raise CommandError(ExitCode.UNPROVEN, str(error)) from None
     finally:
         screen.close()
@@ -151,7 +162,7 @@ def _told(view: View, verdict: Verdict, folder: Path, as_json: str | None) -> in
     return {"holds": ExitCode.OK, "violated": ExitCode.VIOLATED}.get(verdict.verdict, ExitCode.UNPROVEN)
 
 
-def _play_known(bootstrap: str, client: dict[str, str], out: Path | None, as_json: str | None) -> int:
+def _play_known(bootstrap: str, client: dict[str, str], replication: int, out: Path | None, as_json: str | None) -> int:
     from rich.console import Console
 
     from oncelog.verify.clients import ClusterError
@@ -159,7 +170,8 @@ def _play_known(bootstrap: str, client: dict[str, str], out: Path | None, as_jso
     from oncelog.verify.known_table import markdown, rows_of, show
 
     try:
-        played = play_all(bootstrap, client, tell=lambda line: print(line, file=sys.stderr))
+        tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
+        played = play_all(bootstrap, client, tell=tell, replication=replication)
     except ClusterError as error:
         raise CommandError(ExitCode.NO_BROKER, str(error)) from None
     show(played, Console(stderr=as_json == "-"))
@@ -194,6 +206,14 @@ def _seconds(text: str) -> float:
     if matched is None or float(matched[1]) <= 0:
         raise CommandError(ExitCode.USAGE, f"--duration {text!r} is no time; write 90s, 10m or 2h")
     return float(matched[1]) * _UNITS[matched[2] or "s"]
+
+
+def _partitions(count: int | None) -> int:
+    from oncelog.verify.run import PARTITIONS, PARTITIONS_MAX, PARTITIONS_MIN
+
+    if count is not None and not PARTITIONS_MIN <= count <= PARTITIONS_MAX:
+        raise CommandError(ExitCode.USAGE, f"--partitions {count}: from {PARTITIONS_MIN} to {PARTITIONS_MAX}")
+    return PARTITIONS if count is None else count
 
 
 def _faults(text: str | None, on_fault: str | None) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Frames as somebody in the middle sees them: heads, addresses in replies, refusals in a broker's place.
 
-Bodies are read and written by ``kio``, in the version that client and broker agreed on, so every version that ``kio`` knows
-can pass. Sans I/O; knows nothing of connections.
+Bodies are read and written by ``kio``, in the version that client and broker agreed on. What ``kio`` does not know is
+Unreadable, and never an error of its own. Sans I/O; knows nothing of connections.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
+from kio.index import KioIndexError
 from kio.schema.index import api_key_map
 from kio.serial import entity_reader, entity_writer
+from kio.serial.errors import SerialError
 
 from oncelog.wire.replies import encode_reply as encode_reply_tree
 from oncelog.wire.replies import make_encoder, reply_head
-from oncelog.wire.shapes import message_class, shape_of
+from oncelog.wire.shapes import Direction, message_class, shape_of
 
 Address = tuple[str, int]
 
@@ -32,7 +34,14 @@ WITH_HINTS: Final = {PRODUCE: 10, API_KEYS["fetch"]: 16, API_KEYS["share_fetch"]
 #: Where a reply holds a list of nodes.
 _NODE_LISTS: Final = ("brokers", "coordinators", "node_endpoints")
 
+#: How many pairs of API and version are remembered: a client may make up any.
+KNOWN_MAX: Final = 4096
+
 _head = struct.Struct(">hhi")
+
+
+class Unreadable(Exception):
+    """A message that kio can't read: an API or a version newer than it, or bytes that are none of it. The text says which."""
 
 
 class Head(NamedTuple):
@@ -63,18 +72,34 @@ def read_head(body: bytes) -> Head:
 
 
 def decode_request(body: bytes) -> Any:
-    """Kio's entity of a request."""
+    """Kio's entity of a request. Unreadable."""
     head = read_head(body)
-    kind = message_class(head.api_key, head.version, "request")
-    _, at = _reader(kind.__header_schema__)(body, 0)
-    return _reader(kind)(body, at)[0]
+    return _decoded(head.api_key, head.version, "request", body)
 
 
 def decode_reply(api_key: int, version: int, body: bytes) -> Any:
-    """Kio's entity of a reply to such a request."""
-    kind = message_class(api_key, version, "response")
-    _, at = _reader(kind.__header_schema__)(body, 0)
-    return _reader(kind)(body, at)[0]
+    """Kio's entity of a reply to such a request. Unreadable."""
+    return _decoded(api_key, version, "response", body)
+
+
+@lru_cache(KNOWN_MAX)
+def is_known(api_key: int, version: int) -> bool:
+    """Whether kio knows such requests and their replies."""
+    try:
+        message_class(api_key, version, "request")
+        message_class(api_key, version, "response")
+    except KioIndexError:
+        return False
+    return True
+
+
+def _decoded(api_key: int, version: int, direction: Direction, body: bytes) -> Any:
+    try:
+        kind = message_class(api_key, version, direction)
+        _, at = _reader(kind.__header_schema__)(body, 0)
+        return _reader(kind)(body, at)[0]
+    except (KioIndexError, SerialError, ValueError, IndexError, OverflowError) as error:
+        raise Unreadable(f"{api_name(api_key)} version {version} can't be read here ({direction}): {error}") from error
 
 
 def encode_reply(correlation_id: int, entity: Any) -> bytes:

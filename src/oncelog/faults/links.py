@@ -20,12 +20,14 @@ from oncelog.faults.frames import (
     PRODUCE,
     Address,
     Head,
+    Unreadable,
     addresses_in,
     api_name,
     decode_reply,
     decode_request,
     encode_reply,
     error_codes,
+    is_known,
     may_carry_addresses,
     moved,
     read_head,
@@ -33,9 +35,16 @@ from oncelog.faults.frames import (
 )
 
 FRAME_BYTES_MAX: Final = 256 * 1024 * 1024
+#: API key, version, correlation id: what is shorter is no request.
+_HEAD_BYTES: Final = 8
 #: Requests of one connection that have no answer yet. Produce with acks=0 never gets one: the oldest are forgotten.
 UNANSWERED_MAX: Final = 4096
 WAIT_SECONDS: Final = 20.0
+
+_WHY_READ: Final = (
+    "It may name brokers, and a client that got their own addresses would leave the proxy. "
+    "Update kio, or use a client whose requests are older."
+)
 
 #: The producers' own requests, whose errors the proxy notes.
 _OF_PRODUCERS: Final = frozenset((PRODUCE, 22, 24, 25, 26, 28))
@@ -82,7 +91,7 @@ class Request:
 
     @property
     def entity(self) -> Any:
-        """Kio's entity of it."""
+        """Kio's entity of it. Unreadable if it does not know this version."""
         return decode_request(self.body)
 
 
@@ -109,8 +118,18 @@ class Trap:
         self._caught, self._answered = threading.Event(), threading.Event()
 
     def accepts(self, request: Request) -> bool:
-        """Whether this is the request; counts down what is to be let through before it."""
-        if request.api_key != self.api_key or not (self._where is None or self._where(request.entity)):
+        """Whether this is the request; counts down what is to be let through before it.
+
+        One that can't be read is no request for a trap that has to look into it, or to answer it.
+        """
+        if request.api_key != self.api_key:
+            return False
+        try:
+            if self._where is not None and not self._where(request.entity):
+                return False
+            if self.action is Action.REFUSE:
+                refusal(request.body, self.error_code)
+        except Unreadable:
             return False
         self._skip -= 1
         return self._skip < 0
@@ -149,12 +168,15 @@ class Trap:
         self._call(self.released.set)
 
     def reply(self, timeout_seconds: float = WAIT_SECONDS) -> Any:
-        """The broker's answer, as kio's entity; None if it closed the connection instead. ProxyError if none comes."""
+        """The broker's answer, as kio's entity; None if it closed the connection instead. ProxyError if none can be had."""
         if not self._answered.wait(timeout_seconds):
             raise ProxyError(f"the broker has not answered {api_name(self.api_key)} in {timeout_seconds:g} s")
         request = self._request
         assert request is not None
-        return None if self._reply is None else decode_reply(request.api_key, request.version, self._reply)
+        try:
+            return None if self._reply is None else decode_reply(request.api_key, request.version, self._reply)
+        except Unreadable as unreadable:
+            raise ProxyError(str(unreadable)) from unreadable
 
 
 class Crossing(Protocol):
@@ -165,6 +187,9 @@ class Crossing(Protocol):
 
     def note_error(self, api: str, code: int) -> None:
         """An error that a producer was answered with."""
+
+    def note_unread(self, head: Head) -> None:
+        """A reply that was passed on without a look into it."""
 
     async def moves(self, addresses: set[Address]) -> dict[Address, Address]:
         """Where clients shall find these brokers."""
@@ -257,6 +282,8 @@ class Link:
     async def _pump_requests(self) -> None:
         while True:
             frame = await self._client.frame()
+            if len(frame) < 4 + _HEAD_BYTES:
+                raise Cut
             request = Request(self._number, read_head(frame[4:]), frame[4:])
             trap = self._crossing.passed(request)
             if trap is not None:
@@ -326,7 +353,14 @@ class Link:
         is_of_producer = request.api_key in _OF_PRODUCERS
         if not (is_of_producer or may_carry_addresses(request.head)):
             return frame
-        entity = decode_reply(request.api_key, request.version, frame[4:])
+        try:
+            entity = decode_reply(request.api_key, request.version, frame[4:])
+        except Unreadable as unreadable:
+            if may_carry_addresses(request.head):
+                raise ProxyError(f"{unreadable}. {_WHY_READ}") from unreadable
+            if is_known(request.api_key, request.version):  # else it was counted when it came
+                self._crossing.note_unread(request.head)
+            return frame
         if is_of_producer:
             for code in filter(None, error_codes(entity)):
                 self._crossing.note_error(request.api, code)

@@ -19,12 +19,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
-from oncelog.faults.frames import REFUSABLE, Address, api_key_of
+from oncelog.faults.frames import REFUSABLE, Address, Head, api_key_of, api_name, is_known
 from oncelog.faults.links import WAIT_SECONDS, Action, Link, ProxyError, Request, Side, Trap
 
 HOST: Final = "127.0.0.1"
@@ -32,6 +32,9 @@ HOST: Final = "127.0.0.1"
 SEEN_MAX: Final = 100_000
 BROKERS_MAX: Final = 1_000
 FAILURES_MAX: Final = 100
+#: How many pairs of API and version are counted: a client may make up any.
+UNREAD_MAX: Final = 1_000
+CONNECT_SECONDS_MAX: Final = 10.0
 _END_SECONDS_MAX: Final = 2.0
 
 Where = Callable[[Any], bool] | None
@@ -49,7 +52,9 @@ class Proxy:
         self.seen: deque[tuple[int, str]] = deque(maxlen=SEEN_MAX)
         #: (api, error code) of errors in the replies to producers.
         self.errors: deque[tuple[str, int]] = deque(maxlen=SEEN_MAX)
-        #: What went wrong in the proxy itself; ``close`` raises it.
+        #: How many requests of each (api, version) passed that can't be read here: newer than kio, or none of its making.
+        self.unread: Counter[tuple[str, int]] = Counter()
+        #: What went wrong in the proxy itself; ``check`` and ``close`` raise it.
         self.failures: deque[BaseException] = deque(maxlen=FAILURES_MAX)
         self._doubles = doubles
         self._ports: dict[Address, int] = {}
@@ -87,8 +92,15 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(WAIT_SECONDS)
         self._loop.close()
+        self.check()
+
+    def check(self) -> None:
+        """ProxyError if the proxy itself has failed: a reply that it had to rewrite and could not read, for one."""
         if self.failures:
-            raise ProxyError(f"the proxy has failed: {self.failures[0]!r}") from self.failures[0]
+            failure = self.failures[0]
+            raise ProxyError(
+                str(failure) if isinstance(failure, ProxyError) else f"the proxy has failed: {failure!r}"
+            ) from failure
 
     def __enter__(self) -> Self:
         return self.open()
@@ -159,6 +171,8 @@ class Proxy:
     def passed(self, request: Request) -> Trap | None:
         """Notes a request; the first trap that it springs, which is gone then."""
         self.seen.append((request.link, request.api))
+        if not is_known(request.api_key, request.version):
+            self.note_unread(request.head)
         for trap in self._traps:
             if trap.accepts(request):
                 self._traps.remove(trap)
@@ -168,6 +182,12 @@ class Proxy:
     def note_error(self, api: str, code: int) -> None:
         """An error that a producer was answered with."""
         self.errors.append((api, code))
+
+    def note_unread(self, head: Head) -> None:
+        """A request or a reply that was passed on without a look into it."""
+        key = (api_name(head.api_key), head.version)
+        if key in self.unread or len(self.unread) < UNREAD_MAX:
+            self.unread[key] += 1
 
     async def moves(self, addresses: set[Address]) -> dict[Address, Address]:
         """The ports here that lead to these brokers; new ones for brokers not met before."""
@@ -214,8 +234,8 @@ class Proxy:
         shadow: Side | None = None
         try:
             if self._doubles:  # before the client's own: a broker takes the copy for a request of an older connection
-                shadow = Side(*await asyncio.open_connection(*address))
-            broker = Side(*await asyncio.open_connection(*address))
+                shadow = await _connected(address)
+            broker = await _connected(address)
         except OSError:
             client.cut()
             if shadow is not None:
@@ -239,6 +259,11 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await asyncio.sleep(0)  # the callbacks of what has ended
+
+
+async def _connected(address: Address) -> Side:
+    """OSError if it can't be had, or not soon."""
+    return Side(*await asyncio.wait_for(asyncio.open_connection(*address), CONNECT_SECONDS_MAX))
 
 
 def _address(text: str) -> Address:

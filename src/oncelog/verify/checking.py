@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from oncelog.verify.history import COMMITTED, NO_OFFSET, UNCOMMITTED, OffsetsSeen, Sent
+from oncelog.verify.history import COMMITTED, NO_OFFSET, UNCOMMITTED, Initialized, OffsetsSeen, Sent
 from oncelog.verify.view import NEVER, Outcome, Partition, Transaction, View
 
 #: A stable offset that stands still for longer than the transaction timeout and this is stuck. Kafka looks every 10 s.
@@ -91,16 +91,23 @@ def _why(transaction: Transaction) -> str:
     return "which was aborted" if transaction.outcome is Outcome.ABORTED else "which was never told to commit"
 
 
-def _aborted_sources(view: View) -> Iterator[Violation]:
+def _copied(view: View) -> Iterator[tuple[Sent, Place, str, Transaction]]:
+    """Each copy of a record of a transaction: the copy, where its source stands, the source's value and transaction."""
     sources = {place: value for value, places in view.places(UNCOMMITTED).items() for place in places}
     for copy in view.sent.values():
         value = sources.get(copy.source) if copy.source is not None else None
         transaction = view.transaction_of(value) if value is not None else None
-        if copy.source is not None and transaction is not None and transaction.outcome.is_without_effect:
+        if copy.source is not None and value is not None and transaction is not None:
+            yield copy, copy.source, value, transaction
+
+
+def _aborted_sources(view: View) -> Iterator[Violation]:
+    for _, source, value, transaction in _copied(view):
+        if transaction.outcome.is_without_effect:
             yield Violation(
                 kind=Kind.ABORTED_READ,
                 sentence=f"a copier got {value} of transaction {transaction.key}, {_why(transaction)}",
-                places=[copy.source],
+                places=[source],
                 transactions=[transaction.key],
             )
 
@@ -135,7 +142,7 @@ def _aborted_offsets(view: View) -> Iterator[Violation]:
 
 
 def reads_before_commit(view: View) -> Iterator[Violation]:
-    """A read_committed reader got a record before its commit was even called.
+    """A read_committed reader, or a copier, got a record before its commit was even called (G1b).
 
     May conclude: the transaction was open when its record was read. May not: anything about the time between the
     call and its answer, when both are right.
@@ -147,6 +154,9 @@ def reads_before_commit(view: View) -> Iterator[Violation]:
             continue
         if reading.at < transaction.commit_invoked:
             early[transaction.key].append((*reading.partition, reading.offset))
+    for copy, source, _, transaction in _copied(view):
+        if not transaction.outcome.is_without_effect and copy.at < transaction.commit_invoked:
+            early[transaction.key].append(source)
     for key, places in early.items():
         yield Violation(
             kind=Kind.READ_BEFORE_COMMIT,
@@ -167,12 +177,12 @@ def lost_writes(view: View) -> Iterator[Violation]:
     """
     places = view.places(COMMITTED)
     for transaction in view.transactions.values():
-        expected = [sent for sent in transaction.records if _is_whole(view, sent)]
-        lost = [sent for sent in expected if sent.value not in places]
-        if transaction.outcome is Outcome.COMMITTED and lost and len(lost) == len(transaction.records):
+        missing, there = _parts(view, transaction)
+        if transaction.outcome is Outcome.COMMITTED and missing and not there:
             yield Violation(
                 kind=Kind.LOST_WRITE,
-                sentence=f"all {len(lost)} records of committed transaction {transaction.key} are gone: {_values(lost)}",
+                sentence=f"{len(missing)} of {len(transaction.records)} records of committed transaction {transaction.key} are "
+                f"gone, and none is there: {_values(missing)}",
                 transactions=[transaction.key],
             )
     lost = [
@@ -185,7 +195,14 @@ def lost_writes(view: View) -> Iterator[Violation]:
             kind=Kind.LOST_WRITE,
             sentence=f"{len(lost)} acknowledged records are gone: {_values(lost)}",
         )
-    yield from _vanished(view, places)
+    yield from _vanished(view)
+
+
+def _parts(view: View, transaction: Transaction) -> tuple[list[Sent], list[Place]]:
+    """The records of a transaction that are missing from partitions which were read whole, and where the others stand."""
+    places = view.places(COMMITTED)
+    missing = [sent for sent in transaction.records if sent.value not in places and _is_whole(view, sent)]
+    return missing, sorted(place for sent in transaction.records for place in places.get(sent.value, []))
 
 
 def _is_whole(view: View, sent: Sent) -> bool:
@@ -197,21 +214,25 @@ def _values(records: Sequence[Sent]) -> str:
     return shown + (" …" if len(records) > 5 else "")
 
 
-def _vanished(view: View, places: dict[str, list[Place]]) -> Iterator[Violation]:
-    gone: dict[str, Place] = {}
-    for reading in view.committed_readings():
-        transaction = view.transaction_of(reading.value)
-        is_whole = reading.partition in view.complete[COMMITTED]
-        if not is_whole or reading.value in places or reading.value not in view.sent:
-            continue
-        if transaction is None or transaction.outcome is Outcome.UNKNOWN:
-            gone[reading.value] = (*reading.partition, reading.offset)
-    if gone:
-        yield Violation(
-            kind=Kind.LOST_WRITE,
-            sentence=f"{len(gone)} records that were read as committed are gone at the end: {', '.join(list(gone)[:5])}",
-            places=sorted(gone.values()),
-        )
+def _vanished(view: View) -> Iterator[Violation]:
+    """What a reader has had is not there any more; where its transaction is accused elsewhere, that says it."""
+    for isolation, readers in view.readings.items():
+        places = view.places(isolation)
+        gone: dict[str, Place] = {}
+        for reading in (reading for readings in readers.values() for reading in readings):
+            if reading.value in places or reading.value not in view.sent:
+                continue
+            transaction = view.transaction_of(reading.value)
+            outcome = Outcome.UNKNOWN if transaction is None else transaction.outcome
+            is_told = outcome is Outcome.COMMITTED or (isolation == COMMITTED and outcome.is_without_effect)
+            if not is_told and reading.partition in view.complete[isolation]:
+                gone[reading.value] = (*reading.partition, reading.offset)
+        if gone:
+            yield Violation(
+                kind=Kind.LOST_WRITE,
+                sentence=f"{len(gone)} records that were read ({isolation}) are gone at the end: {', '.join(list(gone)[:5])}",
+                places=sorted(gone.values()),
+            )
 
 
 def torn_transactions(view: View) -> Iterator[Violation]:
@@ -222,16 +243,15 @@ def torn_transactions(view: View) -> Iterator[Violation]:
     """
     places = view.places(COMMITTED)
     for transaction in view.transactions.values():
-        if transaction.outcome.is_without_effect or not all(_is_whole(view, sent) for sent in transaction.records):
+        if transaction.outcome.is_without_effect:
             continue
-        missing = [sent for sent in transaction.records if sent.value not in places]
-        if missing and len(missing) < len(transaction.records):
-            there = [place for sent in transaction.records for place in places.get(sent.value, [])]
+        missing, there = _parts(view, transaction)
+        if missing and there:
             yield Violation(
                 kind=Kind.TORN_TRANSACTION,
                 sentence=f"transaction {transaction.key} ({transaction.outcome.value}): {len(missing)} of "
                 f"{len(transaction.records)} records are missing: {_values(missing)}",
-                places=sorted(there),
+                places=there,
                 transactions=[transaction.key],
             )
     amounts = [(sent.amount, len(found)) for value, found in places.items() if (sent := view.sent.get(value))]
@@ -287,14 +307,14 @@ def _keys(view: View, value: str) -> list[str]:
 
 
 def dirty_orders(view: View) -> Iterator[Violation]:
-    """Offsets go backwards, or pass over what was there: in a reader, a group, a partition's ends, a producer's records.
+    """Offsets go backwards, or pass over what was there: in a reader, a group, a partition's ends, records or copies.
 
     Jepsen's int-poll-nonmonotonic, poll-skip and nonmonotonic-send, for readers that never seek. May conclude: of two
     observations only if the first was over before the second began. May not: anything about readers that were killed.
     """
     yield from _backwards_and_skipped(view)
     yield from _producers_out_of_order(view)
-    yield from _offsets_backwards(view)
+    yield from _copies_out_of_order(view)
     yield from _ends_backwards(view)
 
 
@@ -353,36 +373,51 @@ def _producers_out_of_order(view: View) -> Iterator[Violation]:
             newest[sent.instance] = max(number[value], newest.get(sent.instance, -1))
 
 
-def _offsets_backwards(view: View) -> Iterator[Violation]:
-    last: dict[tuple[str, str, int], tuple[float, int]] = {}
-    for seen in sorted(view.offsets_seen, key=lambda seen: seen.at):
-        for partition, offset in seen.offsets.items():
-            where = (seen.group, seen.topic, partition)
-            at, before = last.get(where, (NEVER, NO_OFFSET))
-            if offset < before and at <= seen.invoked:
+def _copies_out_of_order(view: View) -> Iterator[Violation]:
+    """Who copies next begins at the committed offset, so the visible copies of a partition stand in its order."""
+    for (topic, partition), records in view.logs[COMMITTED].items():
+        newest: dict[Partition, int] = {}
+        for offset, value in records:
+            sent = view.sent.get(value)
+            if sent is None or sent.source is None:
+                continue
+            where, source = sent.source[:2], sent.source[2]
+            if source < newest.get(where, -1):
                 yield Violation(
                     kind=Kind.DIRTY_ORDER,
-                    sentence=f"the committed offset of group {seen.group} for {seen.topic}/{partition} went from {before} "
-                    f"back to {offset}",
-                    places=[(seen.topic, partition, offset)],
+                    sentence=f"the copy of record {source} of {where[0]}/{where[1]} stands at offset {offset} of "
+                    f"{topic}/{partition}, behind that of record {newest[where]}",
+                    places=[(topic, partition, offset)],
+                    transactions=_keys(view, value),
                 )
-            last[where] = (seen.at, offset)
+            newest[where] = max(source, newest.get(where, -1))
 
 
 def _ends_backwards(view: View) -> Iterator[Violation]:
-    for name in ("stable", "high"):
-        last: dict[Partition, tuple[float, int]] = {}
-        for seen in sorted(view.watermarks, key=lambda seen: seen.at):
-            where, offset = (seen.topic, seen.partition), getattr(seen, name)
-            at, before = last.get(where, (NEVER, -1))
-            if offset < before and at <= seen.invoked:
-                end = "last stable offset" if name == "stable" else "high watermark"
+    """Committed offsets and the ends of partitions only grow.
+
+    In a cluster of several brokers one that was frozen may answer with what it knew, once, before it learns that another has
+    taken its place; so there only what is still so at the end counts.
+    """
+    is_alone = view.settings.get("brokers", 1) == 1
+    looks: dict[tuple[str, Partition], list[tuple[float, float, int]]] = defaultdict(list)
+    for seen in view.offsets_seen:
+        for partition, offset in seen.offsets.items():
+            where = (f"committed offset of group {seen.group} for", (seen.topic, partition))
+            looks[where].append((seen.at, seen.invoked, offset))
+    for ends in view.watermarks:
+        for name, offset in (("last stable offset", ends.stable), ("high watermark", ends.high)):
+            looks[f"{name} of", (ends.topic, ends.partition)].append((ends.at, ends.invoked, offset))
+    for (name, (topic, partition)), found in looks.items():
+        found.sort()
+        last = found[-1][2]
+        for (at, _, before), (_, invoked, after) in pairwise(found):
+            if after < before and at <= invoked and (is_alone or last < before):
                 yield Violation(
                     kind=Kind.DIRTY_ORDER,
-                    sentence=f"the {end} of {seen.topic}/{seen.partition} went from {before} back to {offset}",
-                    places=[(seen.topic, seen.partition, offset)],
+                    sentence=f"the {name} {topic}/{partition} went from {before} back to {after}",
+                    places=[(topic, partition, after)],
                 )
-            last[where] = (seen.at, offset)
 
 
 def divergent_reads(view: View) -> Iterator[Violation]:
@@ -406,6 +441,7 @@ def divergent_reads(view: View) -> Iterator[Violation]:
                 sentence=f"{_shown([place])} was read as {' and as '.join(sorted(found))}",
                 places=[place],
             )
+    yield from _only_committed(view)
     stored = view.places(UNCOMMITTED)
     for value, offset in view.acknowledged.items():
         places = stored.get(value, [])
@@ -418,18 +454,57 @@ def divergent_reads(view: View) -> Iterator[Violation]:
             )
 
 
-def phantoms(view: View) -> Iterator[Violation]:
-    """A record that nobody sent. The topics of a run are its own. May conclude: always."""
-    for isolation in (COMMITTED, UNCOMMITTED):
-        strange = {value: places for value, places in view.places(isolation).items() if value not in view.sent}
-        if strange:
-            places = sorted(place for found in strange.values() for place in found)
+def _only_committed(view: View) -> Iterator[Violation]:
+    """Who reads uncommitted records sees the committed ones too."""
+    for where in view.complete[COMMITTED] & view.complete[UNCOMMITTED]:
+        seen = {offset for offset, _ in view.logs[UNCOMMITTED][where]}
+        if alone := [(*where, offset) for offset, _ in view.logs[COMMITTED][where] if offset not in seen]:
             yield Violation(
-                kind=Kind.PHANTOM,
-                sentence=f"{len(places)} records that nobody sent ({isolation}): {', '.join(list(strange)[:5])[:200]}",
-                places=places[:100],
+                kind=Kind.DIVERGENT_READ,
+                sentence=f"{len(alone)} records are there for read_committed and hidden from others: {_shown(alone[:5])}",
+                places=alone[:100],
             )
-            return
+
+
+def phantoms(view: View) -> Iterator[Violation]:
+    """A record that nobody sent, an offset that nobody committed: topics and group are the run's own. May conclude: always."""
+    strange: dict[str, set[Place]] = defaultdict(set)
+    for isolation in (COMMITTED, UNCOMMITTED):
+        for value, places in view.places(isolation).items():
+            if value not in view.sent:
+                strange[value].update(places)
+        for reading in (reading for readings in view.readings[isolation].values() for reading in readings):
+            if reading.value not in view.sent:
+                strange[reading.value].add((*reading.partition, reading.offset))
+    if strange:
+        places = sorted(place for found in strange.values() for place in found)
+        yield Violation(
+            kind=Kind.PHANTOM,
+            sentence=f"{len(places)} records that nobody sent: {', '.join(list(strange)[:5])[:200]}",
+            places=places[:100],
+        )
+    yield from _phantom_offsets(view)
+
+
+def _phantom_offsets(view: View) -> Iterator[Violation]:
+    sent = {
+        (each.group, each.topic, partition, offset)
+        for transaction in view.transactions.values()
+        for each in transaction.offsets
+        for partition, offset in each.offsets.items()
+    }
+    seen = {
+        (each.group, each.topic, partition, offset)
+        for each in view.offsets_seen
+        for partition, offset in each.offsets.items()
+        if offset != NO_OFFSET
+    }
+    for group, topic, partition, offset in sorted(seen - sent):
+        yield Violation(
+            kind=Kind.PHANTOM,
+            sentence=f"group {group} shows offset {offset} of {topic}/{partition}, which nobody committed",
+            places=[(topic, partition, offset)],
+        )
 
 
 # -- offsets with their output ----------------------------------------------------------------------------------------
@@ -505,10 +580,10 @@ def _is_numbered(view: View, where: Partition) -> bool:
 
 
 def zombie_writes(view: View) -> Iterator[Violation]:
-    """A record is in the log that its producer sent, or a commit succeeded that it called, after it had been replaced.
+    """A record is in the log, or a commit has taken effect, that came from an instance after it had been replaced.
 
-    May conclude: a newer instance of the same transactional id was ready before the call. May not: anything about
-    instances that began at the same time, or calls made before.
+    May conclude: a newer instance of the same transactional id was ready before the call; or, of a record that was sent before,
+    that it stands behind one of the newer instance. May not: anything about instances that began at the same time.
     """
     fenced_at = view.fenced_at()
     stored = view.places(UNCOMMITTED)
@@ -523,15 +598,41 @@ def zombie_writes(view: View) -> Iterator[Violation]:
             sentence=f"{len(places)} records are there that {instance} sent after it had been replaced",
             places=sorted(places),
         )
+    committed = view.places(COMMITTED)
     for transaction in view.transactions.values():
-        late = transaction.commit_invoked > fenced_at.get(transaction.instance, NEVER)
-        if late and transaction.commit_invoked != NEVER and transaction.outcome is Outcome.COMMITTED:
+        invoked = transaction.commit_invoked
+        if invoked == NEVER or invoked <= fenced_at.get(transaction.instance, NEVER):
+            continue
+        if transaction.outcome is Outcome.COMMITTED or any(sent.value in committed for sent in transaction.records):
             yield Violation(
                 kind=Kind.ZOMBIE_WRITE,
-                sentence=f"{transaction.instance} was told that transaction {transaction.key} is committed, after it had "
-                "been replaced",
+                sentence=f"transaction {transaction.key} is committed, though {transaction.instance} had been replaced when it "
+                "called the commit",
                 transactions=[transaction.key],
             )
+    yield from _behind_successors(view)
+
+
+def _behind_successors(view: View) -> Iterator[Violation]:
+    """Records of an instance behind those of one that was only begun when the first was ready."""
+    begun = {each.instance: each for each in view.instances}
+    for where, records in view.logs[UNCOMMITTED].items():
+        newest: dict[str, Initialized] = {}
+        for offset, value in records:
+            sent = view.sent.get(value)
+            instance = begun.get(sent.instance) if sent is not None else None
+            if instance is None:
+                continue
+            before = newest.setdefault(instance.transactional_id, instance)
+            if before.invoked >= instance.at:
+                yield Violation(
+                    kind=Kind.ZOMBIE_WRITE,
+                    sentence=f"{value} of {instance.instance} stands behind a record of {before.instance}, which replaced it",
+                    places=[(*where, offset)],
+                    transactions=_keys(view, value),
+                )
+            elif instance.invoked > before.invoked:
+                newest[instance.transactional_id] = instance
 
 
 def stuck_stable_offsets(view: View) -> Iterator[Violation]:
@@ -540,15 +641,22 @@ def stuck_stable_offsets(view: View) -> Iterator[Violation]:
     May conclude: only after the transaction timeout and a grace of 30 s without producers. May not: say whose transaction
     hangs.
     """
-    timeout_seconds = view.settings.get("transaction_timeout_ms", 0) / 1000
+    limit = view.settings.get("transaction_timeout_ms", 0) / 1000 + STUCK_GRACE_SECONDS
     final = {(seen.topic, seen.partition): seen for seen in view.watermarks if seen.waited}
     for (topic, partition), seen in final.items():
-        if seen.stable < seen.high and seen.waited >= timeout_seconds + STUCK_GRACE_SECONDS:
+        if seen.stable < seen.high and seen.waited >= limit:
             yield Violation(
                 kind=Kind.STUCK_STABLE_OFFSET,
                 sentence=f"the last stable offset of {topic}/{partition} stands at {seen.stable} below {seen.high}, "
                 f"{seen.waited:.0f} s after the last producer has stopped",
                 places=[(topic, partition, seen.stable)],
+            )
+    for pending in view.offsets_seen:
+        if pending.waited >= limit:
+            yield Violation(
+                kind=Kind.STUCK_STABLE_OFFSET,
+                sentence=f"offsets of group {pending.group} are still in a transaction {pending.waited:.0f} s after the last "
+                "producer has stopped: its members wait for ever",
             )
 
 

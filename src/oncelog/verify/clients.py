@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
@@ -15,14 +16,17 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from oncelog.verify.history import COMMITTED, NO_OFFSET, Read
+from oncelog.verify.history import COMMITTED, NO_OFFSET, UNCOMMITTED, Read
 
 Partition = tuple[str, int]
 #: Offset and value.
 Found = tuple[int, str]
 
 CALL_SECONDS: Final = 20.0
+#: The client's own timeout comes first.
+_GRACE_SECONDS: Final = 10.0
 _LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_EARLIEST: Final[Any] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 FINAL_READ_SECONDS_MAX: Final = 180.0
 
 #: Quick to come back after a cut connection. Librdkafka's "rebootstrap" is off: when its only broker was away, it may go on to
@@ -75,39 +79,50 @@ class Cluster:
         self.bootstrap, self._client = bootstrap, client
         self._admin = AdminClient(settings(bootstrap, client))
 
-    def check_reachable(self, seconds: float = 10.0) -> int:
-        """The number of brokers. ClusterError if none answers."""
+    def check_reachable(self, seconds: float = 10.0) -> list[str]:
+        """HOST:PORT of every broker, as the cluster names them. ClusterError if none answers."""
         try:
-            return len(self._admin.list_topics(timeout=seconds).brokers)
+            brokers = self._admin.list_topics(timeout=seconds).brokers
+            return [f"{broker.host}:{broker.port}" for broker in brokers.values()]
         except KafkaException as failure:
             raise ClusterError(
                 f"no Kafka broker answers at {self.bootstrap} ({words(failure)}). "
                 "Check --bootstrap, and --set for a login."
             ) from None
 
-    def create_topics(self, topics: Mapping[str, int], replication: int) -> None:
-        """New topics by their number of partitions; returns when they can be used."""
-        wanted = [
-            NewTopic(name, count, replication, config={"retention.ms": "-1", "retention.bytes": "-1"})
-            for name, count in topics.items()
-        ]
+    def create_topics(self, topics: Mapping[str, int], replication: int, *, insync_min: int | None = None) -> None:
+        """New topics by their number of partitions; returns when every partition has a leader."""
+        config = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+        if insync_min is not None:
+            config["min.insync.replicas"] = str(insync_min)
+        wanted = [NewTopic(name, count, replication, config=config) for name, count in topics.items()]
         for name, made in self._admin.create_topics(wanted, request_timeout=CALL_SECONDS).items():
             try:
-                made.result(CALL_SECONDS)
+                _result(made)
             except KafkaException as failure:
                 raise ClusterError(f"topic {name} can't be created: {words(failure)}") from None
         deadline = time.monotonic() + CALL_SECONDS
         for name, count in topics.items():
-            while len(self._admin.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions) < count:
+            while self._led(name) < count:
                 if time.monotonic() > deadline:
-                    raise ClusterError(f"topic {name} has no {count} partitions {CALL_SECONDS:.0f} s after it was made")
+                    raise ClusterError(
+                        f"topic {name} has no {count} partitions with leaders {CALL_SECONDS:.0f} s after it was made"
+                    )
                 time.sleep(0.05)
+
+    def _led(self, topic: str) -> int:
+        """How many of its partitions have a leader."""
+        try:
+            partitions = self._admin.list_topics(topic, timeout=CALL_SECONDS).topics[topic].partitions
+        except KafkaException:
+            return 0
+        return sum(each.leader >= 0 for each in partitions.values())
 
     def delete_topics(self, topics: Sequence[str]) -> None:
         """What a run has made. A failure is no verdict: it is told, not raised."""
         for made in self._admin.delete_topics(list(topics), request_timeout=CALL_SECONDS).values():
             try:
-                made.result(CALL_SECONDS)
+                _result(made)
             except KafkaException:
                 continue
 
@@ -116,10 +131,17 @@ class Cluster:
 
         While a broker is away librdkafka may answer without an error and without an offset (-1001): that is no answer.
         """
+        return self._listed(partitions, _LATEST, isolation)
+
+    def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The earliest offsets: above 0 where retention or DeleteRecords has taken something. KafkaException as for ends."""
+        return self._listed(partitions, _EARLIEST, UNCOMMITTED)
+
+    def _listed(self, partitions: Iterable[Partition], what: Any, isolation: str) -> dict[Partition, int]:
         level = Level.READ_COMMITTED if isolation == COMMITTED else Level.READ_UNCOMMITTED
-        asked = {TopicPartition(*where): _LATEST for where in partitions}
+        asked = {TopicPartition(*where): what for where in partitions}
         answers = self._admin.list_offsets(asked, isolation_level=level, request_timeout=CALL_SECONDS)
-        found = {(where.topic, where.partition): made.result(CALL_SECONDS).offset for where, made in answers.items()}
+        found = {(where.topic, where.partition): _result(made).offset for where, made in answers.items()}
         if any(offset < 0 for offset in found.values()):
             raise KafkaException(KafkaError(KafkaError._NO_OFFSET))
         return found
@@ -128,13 +150,18 @@ class Cluster:
         """The committed offsets of a group; -1 where there is none."""
         asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, index) for index in range(partitions)])]
         answers = self._admin.list_consumer_group_offsets(asked, require_stable=stable, request_timeout=CALL_SECONDS)
-        found = answers[group].result(CALL_SECONDS).topic_partitions
+        found = _result(answers[group]).topic_partitions
         if errors := [each.error for each in found if each.error is not None]:
             raise KafkaException(errors[0])
         return {each.partition: max(each.offset, NO_OFFSET) for each in found}
 
     def read_all(self, partitions: Sequence[Partition], isolation: str) -> dict[Partition, tuple[list[Found], bool]]:
-        """(offset, value) of each partition from 0 to its end, and whether the end was reached."""
+        """(offset, value) of each partition, and whether it was read whole: from offset 0 to the end that it has now.
+
+        A leader that was elected a moment ago may say "end" too early to a reader, and never to who asks for the end itself
+        (KIP-207). KafkaException if starts and ends can't be had.
+        """
+        starts, ends = self.starts(partitions), self.ends(partitions, isolation)
         reader = Consumer(
             settings(
                 self.bootstrap,
@@ -158,8 +185,16 @@ class Cluster:
                     error, where = message.error(), (message.topic(), message.partition())
                     if error is None:
                         found[where].append((message.offset(), (message.value() or b"").decode(errors="replace")))
-                    elif error.code() == KafkaError._PARTITION_EOF:
+                    elif error.code() == KafkaError._PARTITION_EOF and message.offset() >= ends[where]:
                         waiting.discard(where)
-            return {where: (records, where not in waiting) for where, records in found.items()}
+            return {where: (records, where not in waiting and not starts[where]) for where, records in found.items()}
         finally:
             reader.close()
+
+
+def _result(made: Future[Any]) -> Any:
+    """What a call has come to. KafkaException, also if the client says nothing at all."""
+    try:
+        return made.result(CALL_SECONDS + _GRACE_SECONDS)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None

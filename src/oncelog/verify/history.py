@@ -113,13 +113,17 @@ class Polled(Event, frozen=True, kw_only=True, omit_defaults=True, tag="polled")
 
 
 class OffsetsSeen(Event, frozen=True, kw_only=True, omit_defaults=True, tag="offsets-seen"):
-    """The committed offsets of a group; none: -1. ``is_final``: nobody commits any more."""
+    """The committed offsets of a group; none: -1. ``is_final``: nobody commits any more.
+
+    ``waited``: given if some were still pending then, in a transaction; seconds since the producers stopped.
+    """
 
     group: str
     topic: str
     invoked: float
     offsets: dict[int, int]
     is_final: bool = False
+    waited: float = 0.0
 
 
 class Watermarks(Event, frozen=True, kw_only=True, omit_defaults=True, tag="watermarks"):
@@ -151,6 +155,14 @@ class Struck(Event, frozen=True, kw_only=True, omit_defaults=True, tag="struck")
     until: float
 
 
+class PassedUnread(Event, frozen=True, kw_only=True, omit_defaults=True, tag="unread"):
+    """So many requests of an API and version went through the proxy that it can't read: it could only pass them on."""
+
+    api: str
+    version: int
+    count: int
+
+
 class Noted(Event, frozen=True, kw_only=True, omit_defaults=True, tag="noted"):
     """What happened to a worker: started, died, an error that it got over."""
 
@@ -172,6 +184,7 @@ AnyEvent = (
     | Watermarks
     | Logged
     | Struck
+    | PassedUnread
     | Noted
 )
 

@@ -1,4 +1,4 @@
-"""The published traces, one by one: each plays one known way in which exactly-once was lost, and says whether it still is.
+"""The published traces, with clients of the protocol before KIP-890 (TV1): each plays one known way to lose exactly-once.
 
 A trace is a short, fixed order of requests, most of them with one held back by the proxy while its client moves on. It is
 deterministic where a run with faults is lucky. `holds` and `violated` speak of what a client can read afterwards, not of error
@@ -7,141 +7,40 @@ codes; `not applicable` says why the trace could not be played.
 
 from __future__ import annotations
 
-import secrets
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Literal
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
 
-import msgspec
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from oncelog.faults import Proxy, ProxyError, Trap
-from oncelog.verify.clients import Cluster, ClusterError, error_of, settings, words
-from oncelog.verify.history import COMMITTED, UNCOMMITTED
+from oncelog.faults import Proxy, ProxyError
+from oncelog.faults.frames import Address, Unreadable
+from oncelog.verify.clients import Cluster, ClusterError, settings, words
+from oncelog.verify.known_tv2 import TRACES_TV2
 from oncelog.verify.raw import Connection, RawProducer, coordinator, leader, stable_offsets
+from oncelog.verify.stage import (
+    CALL_SECONDS,
+    Judgement,
+    NotApplicable,
+    Played,
+    Protocol,
+    Stage,
+    arrive,
+    ended,
+    must,
+    said,
+    send,
+    while_held,
+)
 
-CALL_SECONDS: Final = 30.0
 VISIBLE_COMMITS: Final = 300
 VISIBLE_PARTITIONS: Final = 12
-SETTLE_SECONDS: Final = 5.0
-#: From the last marker to the coordinator's knowledge of it.
-MARKER_SECONDS: Final = 0.2
 #: A transaction timeout of 2 s, and Kafka's look every 10 s.
 TIMED_OUT_SECONDS_MAX: Final = 30.0
 
-Judgement = Literal["holds", "violated", "not applicable"]
-
-
-class Played(msgspec.Struct, frozen=True, kw_only=True):
-    """A trace and what came of it."""
-
-    name: str
-    source: str
-    verdict: Judgement
-    detail: str
-
-
-class NotApplicable(Exception):
-    """The trace can't be played here; the text says why."""
-
-
-class Stage:
-    """Where a trace is played: a cluster, a proxy in front of it, names of its own."""
-
-    def __init__(self, bootstrap: str, client: Mapping[str, str], cluster: Cluster, proxy: Proxy) -> None:
-        self.bootstrap, self.client, self.cluster, self.proxy = bootstrap, client, cluster, proxy
-        self.name = f"oncelog-known-{secrets.token_hex(4)}"
-        self._topics: list[str] = []
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """The first broker, for raw requests."""
-        if self.client:
-            raise NotApplicable("raw requests know no login")
-        host, _, port = self.bootstrap.split(",")[0].rpartition(":")
-        return host, int(port)
-
-    def topic(self, partitions: int = 1) -> str:
-        """A new topic, deleted at the end."""
-        name = f"{self.name}-{len(self._topics)}"
-        self.cluster.create_topics({name: partitions}, -1)
-        self._topics.append(name)
-        return name
-
-    def producer(self) -> Producer:
-        """A transactional producer behind the proxy."""
-        made = Producer(settings(self.proxy.bootstrap, self.client, transactional_id=self.name, linger_ms=1))
-        made.init_transactions(CALL_SECONDS)
-        return made
-
-    def settle(self, topic: str, partitions: Sequence[int] = (0,)) -> None:
-        """Wait until all that was ended is visible; not for ever."""
-        where = [(topic, index) for index in partitions]
-        until = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < until and self.cluster.ends(where, COMMITTED) != self.cluster.ends(where, UNCOMMITTED):
-            time.sleep(0.05)
-        time.sleep(MARKER_SECONDS)
-
-    def values(self, topic: str, partitions: Sequence[int] = (0,)) -> list[str]:
-        """What can be read as committed, when all that was ended has settled."""
-        self.settle(topic, partitions)
-        read = self.cluster.read_all([(topic, index) for index in partitions], COMMITTED)
-        return sorted(value for records, _ in read.values() for _, value in records)
-
-    def is_stuck(self, topic: str) -> bool:
-        """Whether partition 0 has an open transaction still."""
-        where = [(topic, 0)]
-        return self.cluster.ends(where, COMMITTED) != self.cluster.ends(where, UNCOMMITTED)
-
-    def close(self) -> None:
-        """The topics go."""
-        if self._topics:
-            self.cluster.delete_topics(self._topics)
-
-
-def send(producer: Producer, topic: str, *values: str, partition: int = 0) -> None:
-    """Records that are acknowledged when this returns."""
-    for value in values:
-        producer.produce(topic, value.encode(), partition=partition)
-    if producer.flush(CALL_SECONDS):
-        raise NotApplicable("the client did not get a record through")
-
-
-def while_held(held: Trap, call: Callable[[], None]) -> None:
-    """Run ``call``, whose request is held; cut its connection; its client repeats the request by a new one and goes on."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call()
-        except (KafkaException, NotApplicable) as failure:
-            failures.append(failure)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    held.wait()
-    held.cut()
-    thread.join(2 * CALL_SECONDS)
-    if thread.is_alive() or failures:
-        raise NotApplicable(f"the client did not get over the cut connection: {failures or 'no answer'}")
-
-
-def arrive(held: Trap) -> str:
-    """The held request arrives; how the broker answered it."""
-    held.release()
-    reply = held.reply()
-    if reply is None:
-        return "its connection was closed"
-    codes = [code for code in _codes(reply) if code]
-    return f"refused with {codes[0]}" if codes else "accepted"
-
-
-def _codes(entity: Any) -> list[int]:
-    from oncelog.faults.frames import error_codes
-
-    return error_codes(entity)
+Trace = Callable[[Stage], tuple[Judgement, str]]
 
 
 # -- the traces -------------------------------------------------------------------------------------------------------
@@ -157,7 +56,7 @@ def late_commit(stage: Stage) -> tuple[Judgement, str]:
     writer.begin_transaction()
     send(writer, topic, "to be aborted")
     answer = arrive(held)
-    told = _ended(lambda: writer.abort_transaction(CALL_SECONDS))
+    told = ended(lambda: writer.abort_transaction(CALL_SECONDS))
     read = stage.values(topic)
     if "to be aborted" in read:
         return "violated", f"late commit {answer}; abort {told}; the aborted record is read as committed"
@@ -180,7 +79,7 @@ def late_abort(stage: Stage) -> tuple[Judgement, str]:
         send(writer, topic, "other half", partition=1)
     except NotApplicable:
         answer += "; the second half was refused"
-    told = _ended(lambda: writer.commit_transaction(CALL_SECONDS))
+    told = ended(lambda: writer.commit_transaction(CALL_SECONDS))
     read = stage.values(topic, (0, 1))
     if told == "succeeded":
         is_whole = read == ["half", "other half"]
@@ -226,7 +125,7 @@ def late_offsets(stage: Stage) -> tuple[Judgement, str]:
     writer.begin_transaction()
     commit(9)
     answer = arrive(held)
-    told = _ended(lambda: writer.commit_transaction(CALL_SECONDS))
+    told = ended(lambda: writer.commit_transaction(CALL_SECONDS))
     found = stage.cluster.offsets(group, topic, 1, stable=True)[0]
     return (
         "holds" if found == 9 else "violated"
@@ -250,7 +149,7 @@ def late_produce(stage: Stage) -> tuple[Judgement, str]:
         send(writer, topic, "two")
         writer.commit_transaction(CALL_SECONDS)
 
-    told = _ended(second)
+    told = ended(second)
     read = stage.values(topic)
     verdict: Judgement = "holds" if read == ["one", "two"][: 2 if told == "succeeded" else 1] else "violated"
     return verdict, f"late batch {answer}; next transaction {told}; read: {', '.join(read)}"
@@ -261,15 +160,15 @@ def hanging_transaction(stage: Stage) -> tuple[Judgement, str]:
     topic = stage.topic()
     producer = RawProducer(stage.address, stage.name)
     with Connection(leader(stage.address, topic, 0)) as late:
-        _must("init", producer.init())
-        _must("add", producer.add(topic, 0))
-        _must("abort", producer.end(commit=False))
+        must("init", producer.init())
+        must("add", producer.add(topic, 0))
+        must("abort", producer.end(commit=False))
         code = producer.produce(late, topic, 0, b"late", sequence=0)
     producer.close()
     time.sleep(0.5)
     if stage.is_stuck(topic):
         return "violated", "the late batch was written: the last stable offset stands still"
-    return "holds", f"late batch {_said(code)}; no transaction hangs"
+    return "holds", f"late batch {said(code)}; no transaction hangs"
 
 
 def late_produce_in_next(stage: Stage) -> tuple[Judgement, str]:
@@ -277,18 +176,18 @@ def late_produce_in_next(stage: Stage) -> tuple[Judgement, str]:
     topic = stage.topic()
     producer = RawProducer(stage.address, stage.name)
     with Connection(leader(stage.address, topic, 0)) as late, Connection(leader(stage.address, topic, 0)) as newer:
-        _must("init", producer.init())
-        _must("add", producer.add(topic, 0))
-        _must("produce", producer.produce(late, topic, 0, b"aborted", sequence=0, is_repeated=True))
-        _must("abort", producer.end(commit=False))
-        _must("add", producer.add(topic, 0))
-        _must("produce", producer.produce(newer, topic, 0, b"next", sequence=1, is_repeated=True))
+        must("init", producer.init())
+        must("add", producer.add(topic, 0))
+        must("produce", producer.produce(late, topic, 0, b"aborted", sequence=0, is_repeated=True))
+        must("abort", producer.end(commit=False))
+        must("add", producer.add(topic, 0))
+        must("produce", producer.produce(newer, topic, 0, b"next", sequence=1, is_repeated=True))
         code = producer.produce(late, topic, 0, b"given up", sequence=2)
-        _must("commit", producer.end(commit=True))
+        must("commit", producer.end(commit=True))
     producer.close()
     read = stage.values(topic)
     verdict: Judgement = "violated" if "given up" in read else "holds"
-    return verdict, f"late batch {_said(code)}; read: {', '.join(read)}"
+    return verdict, f"late batch {said(code)}; read: {', '.join(read)}"
 
 
 def late_produce_first(stage: Stage) -> tuple[Judgement, str]:
@@ -296,39 +195,44 @@ def late_produce_first(stage: Stage) -> tuple[Judgement, str]:
     topic = stage.topic()
     producer = RawProducer(stage.address, stage.name)
     with Connection(leader(stage.address, topic, 0)) as late, Connection(leader(stage.address, topic, 0)) as newer:
-        _must("init", producer.init())
-        _must("add", producer.add(topic, 0))
-        _must("produce", producer.produce(late, topic, 0, b"aborted", sequence=0, is_repeated=True))
-        _must("abort", producer.end(commit=False))
-        _must("add", producer.add(topic, 0))
+        must("init", producer.init())
+        must("add", producer.add(topic, 0))
+        must("produce", producer.produce(late, topic, 0, b"aborted", sequence=0, is_repeated=True))
+        must("abort", producer.end(commit=False))
+        must("add", producer.add(topic, 0))
         code = producer.produce(late, topic, 0, b"given up", sequence=1)
-        _must("produce", producer.produce(newer, topic, 0, b"next", sequence=1 if code else 2, is_repeated=True))
-        _must("commit", producer.end(commit=True))
+        must("produce", producer.produce(newer, topic, 0, b"next", sequence=1 if code else 2, is_repeated=True))
+        must("commit", producer.end(commit=True))
     producer.close()
     read = stage.values(topic)
     verdict: Judgement = "violated" if "given up" in read else "holds"
-    return verdict, f"late batch {_said(code)}; read: {', '.join(read)}"
+    return verdict, f"late batch {said(code)}; read: {', '.join(read)}"
 
 
 def torn_visibility(stage: Stage) -> tuple[Judgement, str]:
     """A reader that begins after the commit was acknowledged finds some partitions of it, and others not yet."""
     topic = stage.topic(VISIBLE_PARTITIONS)
     partitions = range(VISIBLE_PARTITIONS)
-    nodes = {leader(stage.address, topic, index) for index in partitions}
-    if len(nodes) > 1:
-        raise NotApplicable("the partitions have several leaders; this trace asks one")
+    led: dict[Address, list[int]] = defaultdict(list)
+    for index in partitions:
+        led[leader(stage.address, topic, index)].append(index)
     writer = Producer(settings(stage.bootstrap, stage.client, transactional_id=stage.name, linger_ms=0))
     writer.init_transactions(CALL_SECONDS)
     ends: dict[int, int] = {}
     late = torn = 0
-    with Connection(nodes.pop()) as connection:
+    with ExitStack() as stack:
+        connections = [(stack.enter_context(Connection(node)), indices) for node, indices in led.items()]
         for number in range(VISIBLE_COMMITS):
             writer.begin_transaction()
             for index in partitions:
                 writer.produce(topic, str(number).encode(), partition=index, on_delivery=_into(ends))
             writer.flush(CALL_SECONDS)
             writer.commit_transaction(CALL_SECONDS)
-            stable = stable_offsets(connection, topic, partitions)
+            stable: dict[int, int] = {}
+            for connection, indices in connections:
+                stable |= stable_offsets(connection, topic, indices)
+            if len(stable) < VISIBLE_PARTITIONS:
+                raise NotApplicable("a partition got another leader meanwhile")
             missing = sum(stable[index] <= ends[index] for index in partitions)
             late += missing > 0
             torn += 0 < missing < VISIBLE_PARTITIONS
@@ -340,10 +244,10 @@ def timeout_taken_for_fence(stage: Stage) -> tuple[Judgement, str]:
     """A producer whose transaction timed out, and that nobody has replaced, asks to go on (KIP-588)."""
     topic = stage.topic()
     producer = RawProducer(stage.address, stage.name, timeout_ms=2000)
-    _must("init", producer.init())
-    _must("add", producer.add(topic, 0))
+    must("init", producer.init())
+    must("add", producer.add(topic, 0))
     with Connection(leader(stage.address, topic, 0)) as connection:
-        _must("produce", producer.produce(connection, topic, 0, b"too slow", sequence=0, is_repeated=True))
+        must("produce", producer.produce(connection, topic, 0, b"too slow", sequence=0, is_repeated=True))
     until = time.monotonic() + TIMED_OUT_SECONDS_MAX
     while stage.is_stuck(topic):
         if time.monotonic() > until:
@@ -360,18 +264,18 @@ def past_generation(stage: Stage) -> tuple[Judgement, str]:
     """A member of a past generation sends offsets in its transaction (KIP-447)."""
     with _group(stage) as (topic, group, producer, member, generation):
         code = producer.commit_offset(group, topic, 7, generation=generation - 1, member=member)
-        _must("abort" if code else "commit", producer.end(commit=not code))
+        must("abort" if code else "commit", producer.end(commit=not code))
     found = stage.cluster.offsets(group, topic, 1, stable=True)[0]
-    return ("violated" if found == 7 else "holds"), f"generation {generation - 1} of {generation} {_said(code)}"
+    return ("violated" if found == 7 else "holds"), f"generation {generation - 1} of {generation} {said(code)}"
 
 
 def no_generation(stage: Stage) -> tuple[Judgement, str]:
     """A member that has lost its membership sends offsets with generation -1 and no member id, as librdkafka then does."""
     with _group(stage) as (topic, group, producer, _, generation):
         code = producer.commit_offset(group, topic, 7)
-        _must("abort" if code else "commit", producer.end(commit=not code))
+        must("abort" if code else "commit", producer.end(commit=not code))
     found = stage.cluster.offsets(group, topic, 1, stable=True)[0]
-    told = f"generation -1 beside a living member of generation {generation} {_said(code)}; committed offset {found}"
+    told = f"generation -1 beside a living member of generation {generation} {said(code)}; committed offset {found}"
     return ("violated" if found == 7 else "holds"), told
 
 
@@ -383,8 +287,8 @@ def _group(stage: Stage) -> Any:
         member, generation = _join(connection, group)
         producer = RawProducer(stage.address, stage.name)
         try:
-            _must("init", producer.init())
-            _must("add offsets", producer.add_group(group))
+            must("init", producer.init())
+            must("add offsets", producer.add_group(group))
             yield topic, group, producer, member, generation
         finally:
             producer.close()
@@ -408,7 +312,7 @@ def _join(connection: Connection, group: str) -> tuple[str, int]:
         member = reply.member_id
         if int(reply.error_code) == 79:  # MEMBER_ID_REQUIRED
             continue
-        _must("join", int(reply.error_code))
+        must("join", int(reply.error_code))
         generation = reply.generation_id
         reply = connection.call(
             "sync_group",
@@ -419,7 +323,7 @@ def _join(connection: Connection, group: str) -> tuple[str, int]:
             group_instance_id=None,
             assignments=[{"member_id": member, "assignment": b""}],
         )
-        _must("sync", int(reply.error_code))
+        must("sync", int(reply.error_code))
     return member, generation
 
 
@@ -431,29 +335,7 @@ def _into(ends: dict[int, int]) -> Callable[[Any, Any], None]:
     return delivered
 
 
-def _ended(call: Callable[[], None]) -> str:
-    """How the client's call ended, in words."""
-    until = time.monotonic() + CALL_SECONDS
-    while True:
-        try:
-            call()
-        except KafkaException as failure:
-            if not error_of(failure).retriable() or time.monotonic() > until:
-                return f"failed ({error_of(failure).name()})"
-        else:
-            return "succeeded"
-
-
-def _said(code: int) -> str:
-    return f"refused with {code}" if code else "accepted"
-
-
-def _must(step: str, code: int) -> None:
-    if code:
-        raise NotApplicable(f"{step} was refused with {code}")
-
-
-TRACES: Final[tuple[tuple[str, str, Callable[[Stage], tuple[Judgement, str]]], ...]] = (
+TRACES: Final[tuple[tuple[str, str, Trace], ...]] = (
     ("a late commit ends the next transaction", "KAFKA-17754", late_commit),
     ("a late abort ends the next transaction", "KAFKA-17754", late_abort),
     ("a late AddPartitionsToTxn begins a transaction", "KAFKA-17754", late_add_partitions),
@@ -469,29 +351,34 @@ TRACES: Final[tuple[tuple[str, str, Callable[[Stage], tuple[Judgement, str]]], .
 )
 
 
-def play_all(bootstrap: str, client: Mapping[str, str], *, tell: Callable[[str], None]) -> list[Played]:
-    """All traces, one after the other. ClusterError if the cluster can't be reached."""
+def play_all(
+    bootstrap: str, client: Mapping[str, str], *, tell: Callable[[str], None], replication: int = -1
+) -> list[Played]:
+    """All traces, one after the other, with clients of both protocols. ClusterError if the cluster can't be reached."""
     cluster = Cluster(bootstrap, client)
     cluster.check_reachable()
     played = []
-    for name, source, trace in TRACES:
-        verdict, detail = _play(bootstrap, client, cluster, trace)
-        tell(f"{verdict:>14}  {name}: {detail}")
-        played.append(Played(name=name, source=source, verdict=verdict, detail=detail))
+    traces: tuple[tuple[Protocol, tuple[tuple[str, str, Trace], ...]], ...] = (("TV1", TRACES), ("TV2", TRACES_TV2))
+    for protocol, rows in traces:
+        for name, source, trace in rows:
+            try:
+                with Proxy(bootstrap) as proxy:
+                    stage = Stage(bootstrap, client, cluster, proxy, replication=replication)
+                    verdict, detail = _play(stage, trace)
+            except ProxyError as failure:
+                verdict, detail = "not applicable", f"could not be played: {failure}"
+            tell(f"{verdict:>14}  {protocol}  {name}: {detail}")
+            played.append(Played(name=name, protocol=protocol, source=source, verdict=verdict, detail=detail))
     return played
 
 
-def _play(
-    bootstrap: str, client: Mapping[str, str], cluster: Cluster, trace: Callable[[Stage], tuple[Judgement, str]]
-) -> tuple[Judgement, str]:
-    with Proxy(bootstrap) as proxy:
-        stage = Stage(bootstrap, client, cluster, proxy)
-        try:
-            return trace(stage)
-        except NotApplicable as reason:
-            return "not applicable", str(reason)
-        except (ProxyError, KafkaException, ClusterError, OSError) as failure:
-            said = words(failure) if isinstance(failure, KafkaException) else str(failure)
-            return "not applicable", f"could not be played: {said}"
-        finally:
-            stage.close()
+def _play(stage: Stage, trace: Trace) -> tuple[Judgement, str]:
+    try:
+        return trace(stage)
+    except NotApplicable as reason:
+        return "not applicable", str(reason)
+    except (ProxyError, KafkaException, ClusterError, Unreadable, OSError) as failure:
+        said_of_it = words(failure) if isinstance(failure, KafkaException) else str(failure)
+        return "not applicable", f"could not be played: {said_of_it}"
+    finally:
+        stage.close()

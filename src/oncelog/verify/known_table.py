@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from oncelog.verify.known import Played
+from oncelog.verify.stage import Played
 
 _COLOURS: Final = {"holds": "green", "violated": "red", "not applicable": "yellow"}
 
@@ -22,16 +22,18 @@ def rows_of(played: Sequence[Played]) -> list[dict[str, Any]]:
 
 def markdown(played: Sequence[Played]) -> str:
     """A table as in docs/proof.md."""
-    head = "| trace | published in | verdict | what was seen |\n|---|---|---|---|\n"
-    return head + "".join(f"| {each.name} | {each.source} | {each.verdict} | {each.detail} |\n" for each in played)
+    head = "| trace | client | published in | verdict | what was seen |\n|---|---|---|---|---|\n"
+    return head + "".join(
+        f"| {each.name} | {each.protocol} | {each.source} | {each.verdict} | {each.detail} |\n" for each in played
+    )
 
 
 def show(played: Sequence[Played], console: Console) -> None:
     """A table for people."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in ("trace", "source", "verdict", "what was seen"):
+    for column in ("trace", "client", "source", "verdict", "what was seen"):
         table.add_column(column)
     for each in played:
         verdict = f"[{_COLOURS[each.verdict]}]{each.verdict}[/]"
-        table.add_row(each.name, each.source, verdict, each.detail)
+        table.add_row(each.name, each.protocol, each.source, verdict, each.detail)
     console.print(table)

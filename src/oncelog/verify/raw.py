@@ -1,6 +1,7 @@
 """A client that says exactly what it is told to, for traces that no library's client will play: one request, one reply.
 
-Speaks the transaction protocol before KIP-890 (TV1). Finds leaders and coordinators itself; knows no login.
+Speaks the transaction protocol before KIP-890 part 2 (TV1) and that of it (TV2). Finds leaders and coordinators itself; knows
+no login.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from crc32c import crc32c
 
@@ -91,11 +92,38 @@ def leader(bootstrap: Address, topic: str, partition: int) -> Address:
     raise TimeoutError(f"no leader of {topic}/{partition}")
 
 
-class RawProducer:
-    """A transactional producer of TV1, step by step. Every method gives error codes; nothing is tried again but loading."""
+def transaction_version(bootstrap: Address) -> int:
+    """The level of ``transaction.version`` that the cluster has finalized (KIP-584): 2 is TV2; 0 if it knows none."""
+    with Connection(bootstrap) as connection:
+        reply = connection.call("api_versions", 3, client_software_name=CLIENT_ID, client_software_version="0")
+    if reply.finalized_features_epoch < 0:
+        return 0
+    levels = {feature.name: int(feature.max_version_level) for feature in reply.finalized_features}
+    return levels.get("transaction.version", 0)
 
-    def __init__(self, bootstrap: Address, transactional_id: str, timeout_ms: int = 60_000) -> None:
+
+class Versions(NamedTuple):
+    """The versions of requests that make a client one of TV1 or TV2 (SEMANTICS T6, T10, P7, O6)."""
+
+    init: int
+    produce: int
+    txn_offset_commit: int
+    end: int
+
+
+TV1: Final = Versions(init=4, produce=9, txn_offset_commit=3, end=3)
+#: Partitions and groups join their transaction by Produce and TxnOffsetCommit; each EndTxn gives a new epoch.
+TV2: Final = Versions(init=5, produce=12, txn_offset_commit=5, end=5)
+
+
+class RawProducer:
+    """A transactional producer, step by step. Every method gives error codes; nothing is tried again but loading."""
+
+    def __init__(
+        self, bootstrap: Address, transactional_id: str, timeout_ms: int = 60_000, *, versions: Versions = TV1
+    ) -> None:
         self.bootstrap, self.transactional_id, self.timeout_ms = bootstrap, transactional_id, timeout_ms
+        self.versions = versions
         self.coordinator = Connection(coordinator(bootstrap, transactional_id, is_transaction=True))
         self.producer_id, self.epoch = -1, -1
 
@@ -104,7 +132,7 @@ class RawProducer:
         for _ in range(RETRIES_MAX):
             reply = self.coordinator.call(
                 "init_producer_id",
-                4,
+                self.versions.init,
                 transactional_id=self.transactional_id,
                 transaction_timeout=self.timeout_ms,
                 producer_id=producer_id,
@@ -143,16 +171,32 @@ class RawProducer:
         )
 
     def end(self, *, commit: bool) -> int:
-        """EndTxn."""
-        return self._settled(
-            "end_txn",
-            3,
-            lambda reply: reply.error_code,
-            transactional_id=self.transactional_id,
-            producer_id=self.producer_id,
-            producer_epoch=self.epoch,
-            committed=commit,
-        )
+        """EndTxn. Under TV2 the next transaction has another epoch."""
+        code, self.producer_id, self.epoch = self._end(self.coordinator, self.epoch, commit, tries_max=RETRIES_MAX)
+        return code
+
+    def end_late(self, connection: Connection, epoch: int, *, commit: bool) -> int:
+        """EndTxn of a transaction that had this epoch, by another connection, once. It changes nothing here."""
+        return self._end(connection, epoch, commit, tries_max=1)[0]
+
+    def _end(self, connection: Connection, epoch: int, commit: bool, *, tries_max: int) -> tuple[int, int, int]:
+        """Error code, and the producer id and epoch from here on."""
+        for _ in range(tries_max):
+            reply = connection.call(
+                "end_txn",
+                self.versions.end,
+                transactional_id=self.transactional_id,
+                producer_id=self.producer_id,
+                producer_epoch=epoch,
+                committed=commit,
+            )
+            code = int(reply.error_code)
+            if code not in _LOADING:
+                break
+            time.sleep(0.05)
+        if code or self.versions.end < TV2.end:
+            return code, self.producer_id, self.epoch
+        return code, int(reply.producer_id), int(reply.producer_epoch)
 
     def produce(
         self,
@@ -162,14 +206,16 @@ class RawProducer:
         value: bytes,
         *,
         sequence: int,
+        epoch: int | None = None,
         is_repeated: bool = False,
     ) -> int:
-        """One record by a connection to the leader; ``is_repeated`` while the leader asks to wait."""
-        records = batch(value, producer_id=self.producer_id, epoch=self.epoch, sequence=sequence)
+        """One record by a connection to the leader; ``is_repeated`` while the leader asks to wait. ``epoch``: an older one."""
+        epoch = self.epoch if epoch is None else epoch
+        records = batch(value, producer_id=self.producer_id, epoch=epoch, sequence=sequence)
         for _ in range(RETRIES_MAX if is_repeated else 1):
             reply = connection.call(
                 "produce",
-                9,
+                self.versions.produce,
                 transactional_id=self.transactional_id,
                 acks=-1,
                 timeout=10_000,
@@ -184,19 +230,41 @@ class RawProducer:
     def commit_offset(self, group: str, topic: str, offset: int, *, generation: int = -1, member: str = "") -> int:
         """TxnOffsetCommit of partition 0."""
         with Connection(coordinator(self.bootstrap, group, is_transaction=False)) as connection:
+            return self.commit_offset_by(
+                connection, group, topic, offset, generation=generation, member=member, is_repeated=True
+            )
+
+    def commit_offset_by(
+        self,
+        connection: Connection,
+        group: str,
+        topic: str,
+        offset: int,
+        *,
+        epoch: int | None = None,
+        generation: int = -1,
+        member: str = "",
+        is_repeated: bool = False,
+    ) -> int:
+        """The same by this connection to the group's coordinator, and in the transaction that had this epoch."""
+        for _ in range(RETRIES_MAX if is_repeated else 1):
             reply = connection.call(
                 "txn_offset_commit",
-                3,
+                self.versions.txn_offset_commit,
                 transactional_id=self.transactional_id,
                 group_id=group,
                 producer_id=self.producer_id,
-                producer_epoch=self.epoch,
+                producer_epoch=self.epoch if epoch is None else epoch,
                 generation_id=generation,
                 member_id=member,
                 group_instance_id=None,
                 topics=[{"name": topic, "partitions": [_offset(offset)]}],
             )
-        return int(reply.topics[0].partitions[0].error_code)
+            code = int(reply.topics[0].partitions[0].error_code)
+            if code not in _LOADING:
+                break
+            time.sleep(0.05)
+        return code
 
     def _settled(self, api: str, version: int, code_of: Any, **tree: Any) -> int:
         """The error code, once the broker has got over what it asks to wait for."""

@@ -20,6 +20,7 @@ BARS_MAX: Final = 4000
 VIOLATIONS_MAX: Final = 200
 FAULTS_MAX: Final = 1000
 PLACES_MAX: Final = 20
+UNREAD_MAX: Final = 100
 CLOSE_UPS_MAX: Final = 8
 CLOSE_UP_SECONDS: Final = 0.5
 WIDTH: Final = 1400
@@ -61,12 +62,10 @@ def html(view: View, verdict: Verdict) -> str:
             "<h2>Timeline</h2>",
             *_timeline(view, verdict.violations),
             "<h2>Counts</h2>",
-            *_table(
-                (name.replace("_", " "), f"{getattr(verdict.counts, name):,}")
-                for name in verdict.counts.__struct_fields__
-            ),
+            *_table(_counted(verdict)),
             "<h2>Settings</h2>",
             *_table((name, str(value)) for name, value in sorted(verdict.settings.items()) if name != "client"),
+            *_unread(view),
             *_faults(view),
             "</body></html>",
             "",
@@ -97,6 +96,14 @@ def _violations(violations: list[Violation]) -> Iterator[str]:
     yield "</table>"
     if len(violations) > VIOLATIONS_MAX:
         yield f'<p class="left-out">{len(violations) - VIOLATIONS_MAX} more are left out here; --json has all.</p>'
+
+
+def _unread(view: View) -> Iterator[str]:
+    if not view.unread:
+        return
+    told = ", ".join(f"{each.api} version {each.version} ({each.count:,})" for each in view.unread[:UNREAD_MAX])
+    yield "<h2>Passed unread</h2><p>The proxy can't read these requests, or their replies; it passed them on. Faults"
+    yield f"that have to look into a request do not meet them: {escape(told)}</p>"
 
 
 def _faults(view: View) -> Iterator[str]:

@@ -14,15 +14,16 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from oncelog.faults import Proxy
 from oncelog.verify.checking import STUCK_GRACE_SECONDS, Violation, check
-from oncelog.verify.clients import Cluster, ClusterError, words
+from oncelog.verify.clients import Cluster, ClusterError, error_of, words
 from oncelog.verify.crew import Crew
 from oncelog.verify.faulting import APIS, Field, Storm
 from oncelog.verify.history import (
@@ -34,6 +35,7 @@ from oncelog.verify.history import (
     Logged,
     Noted,
     OffsetsSeen,
+    PassedUnread,
     Recorder,
     Watermarks,
     merge,
@@ -42,9 +44,13 @@ from oncelog.verify.history import (
 from oncelog.verify.view import Outcome, View, view_of
 from oncelog.verify.worker import Role, Task
 
+T = TypeVar("T")
 Workload = Literal["copy", "bank", "append", "offsets"]
 
 PARTITIONS: Final = 4
+#: The offsets workload has three workers with a partition each; the check holds all that is read in memory.
+PARTITIONS_MIN: Final = 3
+PARTITIONS_MAX: Final = 1000
 SETTLE_SECONDS: Final = 2.0
 OBSERVE_SECONDS: Final = 0.5
 
@@ -64,7 +70,11 @@ TOPICS: Final[dict[Workload, tuple[str, ...]]] = {
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run. ``client``: settings of librdkafka for every client, as for a login."""
+    """How to run. ``client``: settings of librdkafka for every client, as for a login.
+
+    ``partitions``, ``replication`` (-1: the cluster's own) and ``insync_min`` (min.insync.replicas; None: the cluster's own)
+    are those of the run's topics.
+    """
 
     bootstrap: str
     folder: str
@@ -74,7 +84,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[str, ...] = ()
     on_fault: str | None = None
     seed: int = 0
+    partitions: int = PARTITIONS
     replication: int = -1
+    insync_min: int | None = None
     transaction_timeout_ms: int = 10_000
     keep_topics: bool = False
     client: dict[str, str] = {}
@@ -90,6 +102,8 @@ class Counts(msgspec.Struct, kw_only=True):
     transactions_unknown: int = 0
     instances: int = 0
     faults: int = 0
+    zombies: int = 0
+    requests_unread: int = 0
     events: int = 0
 
 
@@ -142,14 +156,21 @@ class Observer(Recorder):
                 )
             )
         if self._group is not None:
-            invoked, topic = now(), self._partitions[0][0]
-            offsets = self._cluster.offsets(self._group, topic, PARTITIONS, stable=is_final)
-            self.write(
-                OffsetsSeen(
-                    at=now(), group=self._group, topic=topic, invoked=invoked, offsets=offsets, is_final=is_final
-                )
-            )
+            self._look_at_offsets(self._group, is_final=is_final)
         return all(stable[where] >= high[where] for where in self._partitions)
+
+    def note_pending_offsets(self, waited: float) -> None:
+        """The group's offsets can't be had, for some are still in a transaction."""
+        if self._group is not None:
+            self._look_at_offsets(self._group, waited=waited)
+
+    def _look_at_offsets(self, group: str, *, is_final: bool = False, waited: float = 0.0) -> None:
+        topic = self._partitions[0][0]
+        count = sum(name == topic for name, _ in self._partitions)
+        invoked = now()
+        offsets = self._cluster.offsets(group, topic, count, stable=is_final)
+        where: dict[str, Any] = {"group": group, "topic": topic, "invoked": invoked}
+        self.write(OffsetsSeen(at=now(), offsets=offsets, is_final=is_final, waited=waited, **where))
 
     def _work(self) -> None:
         while not self._ended.wait(OBSERVE_SECONDS):
@@ -167,25 +188,26 @@ class Run:
         self.folder = Path(options.folder)
         self.name = f"oncelog-verify-{secrets.token_hex(4)}"
         self.topics = [f"{self.name}-{topic}" for topic in TOPICS[options.workload]]
-        self.partitions = [(topic, index) for topic in self.topics for index in range(PARTITIONS)]
+        self.partitions = [(topic, index) for topic in self.topics for index in range(options.partitions)]
         self.group = f"{self.name}-group" if options.workload in ("copy", "offsets") else None
         self.crew: Crew | None = None
         self.storm: Storm | None = None
+        self._brokers: list[str] = []
 
     def play(self, watch: Callable[[Run, float], None] = lambda _run, _seconds: None) -> tuple[View, Verdict]:
         """``watch`` is called ten times a second with the seconds since the beginning. Raises ClusterError, CrewError."""
         cluster = Cluster(self.options.bootstrap, self.options.client)
-        brokers = cluster.check_reachable()
+        self._brokers = cluster.check_reachable()
         self.folder.mkdir(parents=True, exist_ok=True)
-        cluster.create_topics(dict.fromkeys(self.topics, PARTITIONS), self.options.replication)
-        self.tell(
-            f"{brokers} broker{'s' if brokers > 1 else ''} at {self.options.bootstrap}; topics {', '.join(self.topics)}"
-        )
+        wanted = dict.fromkeys(self.topics, self.options.partitions)
+        cluster.create_topics(wanted, self.options.replication, insync_min=self.options.insync_min)
+        told = f"{len(self._brokers)} broker{'s' if len(self._brokers) > 1 else ''} at {self.options.bootstrap}"
+        self.tell(f"{told}; topics {', '.join(self.topics)}")
         parts = self.folder / "parts"
         shutil.rmtree(parts, ignore_errors=True)
         parts.mkdir()
         observer = Observer(parts / "run.jsonl", cluster, self.partitions, self.group)
-        observer.write(Began(at=now(), settings=msgspec.to_builtins(self.options)))
+        observer.write(Began(at=now(), settings={**msgspec.to_builtins(self.options), "brokers": len(self._brokers)}))
         try:
             self._work(parts, observer, watch)
             self._read_everything(cluster, observer)
@@ -199,7 +221,9 @@ class Run:
 
     def _work(self, parts: Path, observer: Observer, watch: Callable[[Run, float], None]) -> None:
         options = self.options
-        with Proxy(options.bootstrap, doubles=any(name.startswith("double") for name in options.faults)) as proxy:
+        # Not only the bootstrap address: a worker that starts while that broker is away has others to begin with.
+        upstream = ",".join(dict.fromkeys((*options.bootstrap.split(","), *self._brokers)))
+        with Proxy(upstream, doubles=any(name.startswith("double") for name in options.faults)) as proxy:
             note = lambda who, what: observer.write(Noted(at=now(), who=who, what=what))  # noqa: E731
             crew = self.crew = Crew(self._tasks(proxy.bootstrap, parts), self.folder, note)
             field = Field(proxy, crew, APIS[options.workload], options.on_fault, options.transaction_timeout_ms / 1000)
@@ -211,6 +235,7 @@ class Run:
                 storm.start()
                 while (seconds := time.monotonic() - began) < options.duration_seconds:
                     crew.tend()
+                    proxy.check()
                     watch(self, seconds)
                     time.sleep(0.1)
                 self.tell("no more faults; waiting for the workers")
@@ -220,6 +245,8 @@ class Run:
                 storm.end()
                 observer.end()
                 crew.close()
+                for (api, version), count in sorted(proxy.unread.items()):
+                    observer.write(PassedUnread(at=now(), api=api, version=version, count=count))
 
     def _settle(self, crew: Crew) -> None:
         """Producers first, so that copiers and readers see what they have left."""
@@ -249,12 +276,12 @@ class Run:
                     bootstrap=bootstrap,
                     client=options.client,
                     topics=self.topics,
-                    partitions=PARTITIONS,
+                    partitions=options.partitions,
                     group=self.group or self.name,
                     isolation=isolation,
                     transaction_timeout_ms=options.transaction_timeout_ms,
                     seed=options.seed,
-                    history=str(parts / f"{role}-{index}.jsonl"),
+                    history=str(parts / f"{role}-{index}"),
                 )
             )
         return tasks
@@ -262,23 +289,43 @@ class Run:
     def _read_everything(self, cluster: Cluster, observer: Observer) -> None:
         """When all transactions have ended, or can't be waited for any longer."""
         self.tell("waiting until no transaction is open")
+        self._wait_for_the_end(observer)
+        self.tell("reading everything")
+        for isolation in (COMMITTED, UNCOMMITTED):
+            for (topic, partition), (records, is_complete) in _patiently(
+                partial(cluster.read_all, self.partitions, isolation)
+            ).items():
+                where: dict[str, Any] = {"topic": topic, "partition": partition, "isolation": isolation}
+                observer.write(Logged(at=now(), records=records, is_complete=is_complete, **where))
+
+    def _wait_for_the_end(self, observer: Observer) -> None:
         stopped = time.monotonic()
         limit = self.options.transaction_timeout_ms / 1000 + STUCK_GRACE_SECONDS
         while True:
-            waited = time.monotonic() - stopped
+            waited = max(time.monotonic() - stopped, 0.001)
             try:
-                if observer.look(waited=max(waited, 0.001)) or waited > limit:
-                    break
+                if observer.look(waited=waited) or waited > limit:
+                    observer.look(waited=waited, is_final=True)
+                    return
             except KafkaException as failure:
+                if waited > limit and error_of(failure).code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
+                    observer.note_pending_offsets(waited)
+                    return
                 if waited > limit:
                     raise ClusterError(f"the cluster does not answer any more: {words(failure)}") from None
             time.sleep(0.2)
-        self.tell("reading everything")
-        observer.look(waited=max(waited, 0.001), is_final=True)
-        for isolation in (COMMITTED, UNCOMMITTED):
-            for (topic, partition), (records, is_complete) in cluster.read_all(self.partitions, isolation).items():
-                where: dict[str, Any] = {"topic": topic, "partition": partition, "isolation": isolation}
-                observer.write(Logged(at=now(), records=records, is_complete=is_complete, **where))
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Again for a while: a broker may just be away. ClusterError if it stays so."""
+    until = time.monotonic() + STUCK_GRACE_SECONDS
+    while True:
+        try:
+            return call()
+        except KafkaException as failure:
+            if time.monotonic() > until:
+                raise ClusterError(f"the cluster does not answer any more: {words(failure)}") from None
+        time.sleep(0.2)
 
 
 def judged(events: Sequence[AnyEvent], history: str) -> tuple[View, Verdict]:
@@ -322,5 +369,7 @@ def counts_of(view: View) -> Counts:
         transactions_unknown=outcomes.count(Outcome.UNKNOWN) + outcomes.count(Outcome.UNENDED),
         instances=len(view.instances),
         faults=len(view.faults),
+        zombies=sum(fault.fault == "zombie" for fault in view.faults),
+        requests_unread=sum(each.count for each in view.unread),
         events=view.events,
     )

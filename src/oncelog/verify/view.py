@@ -22,6 +22,7 @@ from oncelog.verify.history import (
     Logged,
     OffsetsSeen,
     OffsetsSent,
+    PassedUnread,
     Polled,
     Refused,
     Sent,
@@ -117,6 +118,7 @@ class View:
     offsets_seen: list[OffsetsSeen] = field(default_factory=list)
     watermarks: list[Watermarks] = field(default_factory=list)
     faults: list[Struck] = field(default_factory=list)
+    unread: list[PassedUnread] = field(default_factory=list)
     events: int = 0
     _places: dict[str, dict[str, list[tuple[str, int, int]]]] = field(default_factory=dict)
 
@@ -213,4 +215,5 @@ _TAKE: Final[dict[type[Any], Callable[[View, Any], None]]] = {
     Watermarks: lambda view, event: view.watermarks.append(event),
     Logged: _logged,
     Struck: lambda view, event: view.faults.append(event),
+    PassedUnread: lambda view, event: view.unread.append(event),
 }

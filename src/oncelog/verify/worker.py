@@ -192,7 +192,8 @@ class Worker:
 
     def __init__(self, task: Task, stop: threading.Event) -> None:
         self.task, self.stop = task, stop
-        self.recorder = Recorder(Path(task.history))
+        # A file of its own: the line that a killed instance was writing must not be gone on with by the next.
+        self.recorder = Recorder(Path(f"{task.history}.{task.number}.jsonl"))
         self.random = random.Random(f"{task.seed}/{task.instance}")
 
     def play(self) -> int:

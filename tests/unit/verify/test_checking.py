@@ -12,10 +12,17 @@ from tests.unit.verify.world import World, Wrong
 
 from oncelog.verify.checking import Kind, check
 from oncelog.verify.history import (
+    COMMITTED,
+    UNCOMMITTED,
     AnyEvent,
+    Began,
     Ended,
     Ending,
     HistoryError,
+    Initialized,
+    Logged,
+    OffsetsSeen,
+    OffsetsSent,
     Sent,
     Watermarks,
     merge,
@@ -43,10 +50,22 @@ FINDS = {
     Wrong.CHANGES: Kind.DIVERGENT_READ,
     Wrong.FORGETS_ENDS: Kind.DIRTY_ORDER,
     Wrong.REWINDS_OFFSETS: Kind.DIRTY_ORDER,
+    Wrong.SHOWS_OPEN_TO_COPIERS: Kind.READ_BEFORE_COMMIT,
+    Wrong.TAKES_BACK: Kind.LOST_WRITE,
+    Wrong.COPIES_BACKWARDS: Kind.DIRTY_ORDER,
+    Wrong.INVENTS_OFFSETS: Kind.PHANTOM,
+    Wrong.INVENTS_READINGS: Kind.PHANTOM,
+    Wrong.COMMITS_FOR_ZOMBIES: Kind.ZOMBIE_WRITE,
+    Wrong.TAKES_LATE_BATCHES: Kind.ZOMBIE_WRITE,
+    Wrong.HIDES_COMMITTED: Kind.DIVERGENT_READ,
 }
 
 #: What the same mistake may look like too: an open transaction that is shown may be aborted in the end.
-ALSO = {Wrong.SHOWS_OPEN: {Kind.ABORTED_READ}}
+ALSO = {
+    Wrong.SHOWS_OPEN: {Kind.ABORTED_READ},
+    Wrong.SHOWS_OPEN_TO_COPIERS: {Kind.ABORTED_READ, Kind.OFFSET_APART},
+    Wrong.TAKES_BACK: {Kind.TORN_TRANSACTION},
+}
 #: Histories of 40 in which nobody can see it: what was told is consistent with another order of events.
 MISSES_MAX = {Wrong.LOSES_COMMITTED: 5}
 
@@ -155,3 +174,98 @@ def test_histories_are_files(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b'{"event":"sent"}\n')
     with pytest.raises(HistoryError, match="bad:1: not an event"):
         list(read_events(tmp_path / "bad"))
+
+
+def history_of(
+    *events: AnyEvent, logs: dict[tuple[str, int], list[tuple[int, str]]], unread: int = -1
+) -> list[AnyEvent]:
+    """With the same logs for both isolations; partition ``unread`` was not read to its end."""
+    finals: list[AnyEvent] = [
+        Logged(at=90, topic=topic, partition=index, isolation=isolation, records=records, is_complete=index != unread)
+        for (topic, index), records in logs.items()
+        for isolation in (COMMITTED, UNCOMMITTED)
+    ]
+    return [*events, *finals]
+
+
+def transaction(key: str, *records: tuple[str, int], commit: str | None = "ok", at: float = 1.0) -> list[AnyEvent]:
+    """One that ``a.1`` has written and told to commit."""
+    found: list[AnyEvent] = [
+        Sent(at=at, instance="a.1", value=value, topic="t", partition=partition, transaction=key)
+        for value, partition in records
+    ]
+    found.append(Ending(at=at + 1, transaction=key, instance="a.1", commit=True))
+    if commit is not None:
+        found.append(Ended(at=at + 2, transaction=key, commit=True, outcome=commit))  # type: ignore[arg-type]
+    return found
+
+
+def test_a_partition_that_could_not_be_read_hides_nothing_of_the_others() -> None:
+    """Half is missing from what was read whole: that is certain, whatever the other partition has."""
+    events = transaction("k", ("x", 0), ("y", 1))
+    assert kinds(history_of(*events, logs={("t", 0): [], ("t", 1): []}, unread=1)) == {Kind.LOST_WRITE}
+    assert kinds(history_of(*events, logs={("t", 0): [], ("t", 1): [(0, "y")]}, unread=1)) == {Kind.TORN_TRANSACTION}
+    assert kinds(history_of(*events, logs={("t", 0): [(0, "x")], ("t", 1): []}, unread=1)) == set()
+
+
+def test_an_unknown_outcome_may_be_either_but_not_both() -> None:
+    events = transaction("k", ("x", 0), ("y", 1), commit="unknown")
+    both: dict[tuple[str, int], list[tuple[int, str]]] = {("t", 0): [(0, "x")], ("t", 1): [(0, "y")]}
+    assert kinds(history_of(*events, logs=both)) == set()
+    assert kinds(history_of(*events, logs={("t", 0): [], ("t", 1): []})) == set()
+    assert kinds(history_of(*events, logs={**both, ("t", 0): []})) == {Kind.TORN_TRANSACTION}
+    killed = transaction("k", ("x", 0), ("y", 1), commit=None)
+    assert (
+        kinds(history_of(*killed, logs=both)) == kinds(history_of(*killed, logs={("t", 0): [], ("t", 1): []})) == set()
+    )
+
+
+def test_a_record_that_was_late_but_before_its_successor_is_no_zombie() -> None:
+    """Only the order in the partition tells; what a replaced instance had sent before may have arrived before."""
+    begun: list[AnyEvent] = [
+        Initialized(at=1, instance="a.1", transactional_id="a", invoked=0),
+        Initialized(at=11, instance="a.2", transactional_id="a", invoked=10),
+        Sent(at=5, instance="a.1", value="old", topic="t", partition=0, transaction="k"),
+        Sent(at=12, instance="a.2", value="new", topic="t", partition=0, transaction="l"),
+    ]
+
+    def found(*values: str) -> set[Kind]:
+        log = list(enumerate(values))
+        finals = history_of(*begun, logs={})
+        finals.append(Logged(at=90, topic="t", partition=0, isolation=UNCOMMITTED, records=log, is_complete=True))
+        return kinds(finals)
+
+    assert found("old", "new") == set()
+    assert found("new", "old") == {Kind.ZOMBIE_WRITE}
+    overlapping = Initialized(at=11, instance="a.2", transactional_id="a", invoked=0.5)
+    begun[1] = overlapping
+    assert found("new", "old") == set(), "nobody can say which of the two came first"
+
+
+def test_offsets_that_stay_in_a_transaction_are_stuck() -> None:
+    def seen(waited: float) -> list[AnyEvent]:
+        world = World(random.Random(1))
+        offsets = OffsetsSeen(at=2, group="g", topic="t", invoked=1, offsets={0: -1}, waited=waited)
+        return [*world.events, offsets]
+
+    assert kinds(seen(0)) == kinds(seen(39.9)) == set()
+    assert kinds(seen(40.0)) == {Kind.STUCK_STABLE_OFFSET}
+
+
+def test_a_broker_of_several_may_answer_once_with_what_it_knew() -> None:
+    """One that was frozen. What has gone back and stays there is lost all the same, and one broker alone has no excuse."""
+
+    def looked(brokers: int, *highs: int) -> set[Kind]:
+        ends: list[AnyEvent] = [Began(at=0, settings={"brokers": brokers})]
+        for at, high in enumerate(highs):
+            ends.append(Watermarks(at=at + 0.5, topic="t", partition=0, invoked=float(at), stable=high, high=high))
+            offsets = {0: high}
+            ends.append(OffsetsSeen(at=at + 0.5, group="g", topic="t", invoked=float(at), offsets=offsets))
+            ends.append(OffsetsSent(at=0, transaction=f"k{high}", group="g", topic="t", offsets=offsets))
+            ends.append(Ending(at=0, transaction=f"k{high}", instance="a.1", commit=True))
+        return kinds(ends)
+
+    assert looked(1, 5, 7, 9) == looked(3, 5, 7, 9) == set()
+    assert looked(1, 5, 3, 9) == {Kind.DIRTY_ORDER}
+    assert looked(3, 5, 3, 9) == set()
+    assert looked(3, 5, 3, 4) == {Kind.DIRTY_ORDER}

@@ -6,9 +6,9 @@ import pytest
 from tests.support.batches import batches
 
 from oncelog.model.batch import check_batch
-from oncelog.verify.known import Played
 from oncelog.verify.known_table import markdown
 from oncelog.verify.raw import batch
+from oncelog.verify.stage import Played
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"y" * 100, b"z" * 10_000])
@@ -23,5 +23,5 @@ def test_a_batch_of_one_record(value: bytes) -> None:
 
 
 def test_the_table_of_known_traces() -> None:
-    played = [Played(name="a trace", source="KIP-1", verdict="holds", detail="nothing")]
-    assert markdown(played).splitlines()[-1] == "| a trace | KIP-1 | holds | nothing |"
+    played = [Played(name="a trace", protocol="TV1", source="KIP-1", verdict="holds", detail="nothing")]
+    assert markdown(played).splitlines()[-1] == "| a trace | TV1 | KIP-1 | holds | nothing |"

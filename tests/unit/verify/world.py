@@ -56,6 +56,14 @@ class Wrong(Enum):
     CHANGES = "two readers see different records at one offset"
     FORGETS_ENDS = "the high watermark goes back"
     REWINDS_OFFSETS = "the committed offset goes back"
+    SHOWS_OPEN_TO_COPIERS = "open transactions are shown to copiers"
+    TAKES_BACK = "what a reader had before its commit is gone"
+    COPIES_BACKWARDS = "copies stand in another order than their sources"
+    INVENTS_OFFSETS = "a group shows an offset that nobody committed"
+    INVENTS_READINGS = "a reader gets a record that nobody sent"
+    COMMITS_FOR_ZOMBIES = "a replaced instance may commit, and is not told"
+    TAKES_LATE_BATCHES = "a batch of a replaced instance arrives behind one of its successor"
+    HIDES_COMMITTED = "read_uncommitted readers miss a committed record"
 
 
 @dataclass
@@ -91,6 +99,8 @@ class World:
         self.open: dict[str, Open] = {}
         self.instances: dict[str, int] = {}
         self.zombies: list[Open] = []
+        #: Batches that are still on their way: id, partition, value, transaction.
+        self.late: list[tuple[str, tuple[str, int], str, str]] = []
         self.offsets: dict[int, int] = {}
         self.positions: dict[tuple[str, tuple[str, int]], int] = {}
         self.count = 0
@@ -165,7 +175,9 @@ class World:
         invoked = self.now()
         left = self.open.pop(id_, None)
         if left is not None:
-            if self.wrong is Wrong.LETS_ZOMBIES_WRITE:
+            if self.wrong is Wrong.TAKES_LATE_BATCHES:
+                self.leave_late(left, invoked)
+            if self.wrong in (Wrong.LETS_ZOMBIES_WRITE, Wrong.COMMITS_FOR_ZOMBIES):
                 self.zombies.append(left)
             else:
                 self.end(left, commit=False)
@@ -173,6 +185,21 @@ class World:
         instance = f"{id_}.{number}"
         self.events.append(Initialized(at=self.now(), instance=instance, transactional_id=id_, invoked=invoked))
         return instance
+
+    def leave_late(self, transaction: Open, before: float) -> None:
+        """It has sent one more record, which has not arrived yet."""
+        self.count += 1
+        value, where = f"v{self.count}", (SOURCE, self.chance.randrange(PARTITIONS))
+        about = {"topic": where[0], "partition": where[1], "transaction": transaction.key}
+        self.events.append(Sent(at=before - 0.5, instance=transaction.instance, value=value, **about))  # type: ignore[arg-type]
+        self.late.append((transaction.id, where, value, transaction.key))
+
+    def arrive(self, id_: str, where: tuple[str, int]) -> None:
+        """What was late does, behind a record of the successor."""
+        for late in [each for each in self.late if each[:2] == (id_, where)]:
+            self.late.remove(late)
+            self.done += 1
+            self.append(where, late[2], late[3])
 
     def begin(self, id_: str) -> Open:
         if id_ not in self.instances or self.chance.random() < 0.15:
@@ -204,6 +231,7 @@ class World:
         offset = self.append(where, value, key)
         if transaction is not None:
             transaction.values.append((*where, offset, value))
+            self.arrive(transaction.id, where)
         told = offset + 7 if self.errs(Wrong.REPEATS_OFFSETS) else offset
         self.events.append(Acknowledged(at=self.now(), value=value, offset=told))
         if transaction is None and self.chance.random() < 0.5 and self.errs(Wrong.LOSES_PLAIN):
@@ -263,10 +291,16 @@ class World:
         index = self.chance.randrange(PARTITIONS)
         at = self.offsets.get(index, 0)
         records = [found for found in self.visible((SOURCE, index), COMMITTED) if found[0] >= at][:3]
+        if self.wrong is Wrong.SHOWS_OPEN_TO_COPIERS:
+            records = [found for found in self.visible((SOURCE, index), UNCOMMITTED) if found[0] >= at][:3]
+            self.done += any(offset >= self.stable((SOURCE, index)) for offset, _ in records)
         if not records:
             return
+        sources = [offset for offset, _ in records]
+        if len(sources) > 1 and self.wrong is Wrong.COPIES_BACKWARDS:
+            sources.reverse()
         transaction = self.begin("copier")
-        for offset, _ in records:
+        for offset in sources:
             self.send(transaction, (TARGET, index), (SOURCE, index, offset))
         transaction.offsets = {index: records[-1][0] + 1}
         self.events.append(
@@ -275,12 +309,18 @@ class World:
             )
         )
         self.finish(transaction)
+        if transaction.key in self.committed and sources != sorted(sources):
+            self.done += 1
 
     def zombie(self) -> None:
         """A replaced instance goes on: it is refused, unless the cluster is broken."""
         if not self.zombies:
             return
         transaction = self.zombies.pop()
+        if self.wrong is Wrong.COMMITS_FOR_ZOMBIES:
+            self.done += bool(transaction.values)
+            self.call(transaction, commit=True, applied=True, outcome="unknown")
+            return
         if self.wrong is Wrong.LETS_ZOMBIES_WRITE:
             self.done += 1
             self.send(transaction, (SOURCE, 0))
@@ -312,15 +352,26 @@ class World:
             self.errs(Wrong.SHOWS_OPEN)
         if isolation == COMMITTED and any(self.logs[where][offset].transaction in self.aborted for offset, _ in seen):
             self.errs(Wrong.SHOWS_ABORTED)
+        if isolation == UNCOMMITTED:
+            self.take_back(where, seen)
         self.positions[reader, where] = seen[-1][0] + 1
         if len(seen) > 2 and self.errs(Wrong.SKIPS):
             del seen[1]
         if len(seen) > 1 and self.errs(Wrong.READS_BACKWARDS):
             seen = [*seen, seen[0]]
+        if self.errs(Wrong.INVENTS_READINGS):
+            seen = [*seen, (seen[-1][0] + 1000, "nobody's")]
         records = [(*where, offset, value) for offset, value in seen]
         self.events.append(
             Polled(at=self.now(), reader=reader, isolation=isolation, invoked=invoked, records=records)  # type: ignore[arg-type]
         )
+
+    def take_back(self, where: tuple[str, int], seen: list[tuple[int, str]]) -> None:
+        """The last of what was read, if nobody was told that it is committed."""
+        offset, _ = seen[-1]
+        entry = self.logs[where][offset]
+        if entry.transaction is not None and entry.transaction not in self.committed and self.errs(Wrong.TAKES_BACK):
+            entry.value = None
 
     def look(self, *, waited: float = 0.0, is_final: bool = False) -> None:
         invoked = self.now()
@@ -348,6 +399,8 @@ class World:
             ahead = {index: offset + 1 for index, offset in offsets.items()}
             self.events.append(OffsetsSeen(at=self.now(), group=GROUP, topic=SOURCE, invoked=invoked, offsets=ahead))
             invoked = self.now()
+        if not is_final and self.errs(Wrong.INVENTS_OFFSETS):
+            offsets[0] = 10_000
         self.events.append(
             OffsetsSeen(at=self.now(), group=GROUP, topic=SOURCE, invoked=invoked, offsets=offsets, is_final=is_final)
         )
@@ -370,6 +423,10 @@ class World:
                 records = self.visible(where, isolation)
                 if isolation == COMMITTED and self.chance.random() < 0.5 and self.errs(Wrong.INVENTS):
                     records = [*records, (len(self.logs[where]), "nobody's")]
+                if records and isolation == UNCOMMITTED and self.wrong is Wrong.HIDES_COMMITTED:
+                    shown = self.visible(where, COMMITTED)
+                    records = [each for each in records if each not in shown[-1:]]
+                    self.done += bool(shown)
                 if len(records) > 1 and isolation == UNCOMMITTED and self.wrong is Wrong.CHANGES:
                     (first, a), (second, b) = records[:2]
                     records[:2] = [(first, b), (second, a)]
