@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count() or 1)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format docs bench bench-apps apps-on-kafka soak mutants chaos suites clean
+.PHONY: help demo test unit check format docs bench bench-apps apps-on-kafka verify-kafka soak mutants chaos suites clean
 
 help:
 	@echo "make demo    the same pipeline three times under the same faults: what is lost, what is doubled"
@@ -19,10 +19,11 @@ help:
 	@echo "make unit    check, and the tests that need no broker process"
 	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run (about 25 minutes; BENCH=--quick: 9)"
 	@echo "make bench-apps      applications: exactly once beside at least once, a loop by hand and Quix Streams (about 15 minutes)"
+	@echo "make verify-kafka    oncelog verify on three nodes of Apache Kafka that are killed, stopped and frozen (Java, Maven; 15 minutes)"
 	@echo "make apps-on-kafka   all tests of applications on Apache Kafka (Java, Maven; about 10 minutes)"
 	@echo "make soak    the tests that run for long, and simulated worlds (MINUTES=60 SEED=1000000)"
 	@echo "make mutants break the code in many small ways: which check notices each"
-	@echo "make chaos   the broker killed, frozen and stopped under the workloads of oncelog verify (10 minutes)"
+	@echo "make chaos   the broker killed, frozen, stopped, out of disk and out of time under oncelog verify (10 minutes)"
 	@echo "make suites  other people's clients and test suites, at full length (Java, Node, Go)"
 	@echo "make docs    write the generated pages of docs/ anew"
 	@echo "make format  format the code"
@@ -81,6 +82,9 @@ bench-apps: $(VENV)/installed-dev
 
 apps-on-kafka: $(VENV)/installed-dev
 	ONCELOG_SUITES=long $(BIN)/pytest -s tests/conformance/suites/test_apps_on_kafka.py
+
+verify-kafka: $(VENV)/installed-dev
+	$(BIN)/python -m tests.clusters --known
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m oncelog.broker.documents

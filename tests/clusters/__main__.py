@@ -1,9 +1,9 @@
-"""``make verify-kafka``: all workloads of ``oncelog verify`` with all faults on three nodes of Apache Kafka, then the traces.
+"""``make verify-kafka``: all workloads of ``oncelog verify`` with all faults on three nodes of Apache Kafka.
 
     python -m tests.clusters --seconds 90 --seed 11 [--known]
 
-The nodes are killed, stopped and frozen meanwhile, one at a time, and come back. Needs Java and Maven's jars, as the bench
-does. Prints tables as in docs/proof.md.
+With --known the traces come first, while the cluster is quiet. In the runs its nodes are killed, stopped and frozen, one at a
+time, and come back. Needs Java and Maven, as the bench does. Prints tables as in docs/proof.md.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="oncelog-clusters-") as name:
         out = options.out or Path(name) / "out"
         with KafkaCluster(Path(name) / "kafka") as cluster:
+            if options.known:
+                known = [sys.executable, "-m", "oncelog", "verify", "--known", "--bootstrap", cluster.bootstrap]
+                subprocess.run([*known, "--replication", "3", "--out", str(out)], check=False, timeout=900)
+                sys.stdout.write((out / "known.md").read_text(encoding="utf-8"))
             for workload in filter(None, options.workloads.split(",")):
                 verdict = play(cluster, out / workload, workload, options.seconds, options.seed, options.faults)
                 rows.append(row(workload, verdict))
@@ -69,11 +73,6 @@ def main() -> int:
                 for violation in verdict["violations"][:10]:
                     sys.stdout.write(f"    {violation['kind']}: {violation['sentence']}\n")
                 sys.stdout.flush()
-            if options.known:
-                cluster.wait()
-                known = [sys.executable, "-m", "oncelog", "verify", "--known", "--bootstrap", cluster.bootstrap]
-                subprocess.run([*known, "--replication", "3", "--out", str(out)], check=False, timeout=900)
-                sys.stdout.write((out / "known.md").read_text(encoding="utf-8"))
     sys.stdout.write(f"\n| workload | {' | '.join(COLUMNS)} | verdict |\n|{'---|' * (len(COLUMNS) + 2)}\n")
     sys.stdout.write("\n".join(rows) + f"\n{options.seconds} s each, seed {options.seed}, faults {options.faults}\n")
     return 0

@@ -6,9 +6,9 @@ Everything here blocks, and ends within its timeout with a ClusterError whose te
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import IsolationLevel as Level
@@ -18,6 +18,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from oncelog.verify.history import COMMITTED, NO_OFFSET, UNCOMMITTED, Read
 
+T = TypeVar("T")
 Partition = tuple[str, int]
 #: Offset and value.
 Found = tuple[int, str]
@@ -28,6 +29,7 @@ _GRACE_SECONDS: Final = 10.0
 _LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _EARLIEST: Final[Any] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 FINAL_READ_SECONDS_MAX: Final = 180.0
+PATIENCE_SECONDS: Final = 30.0
 
 #: Quick to come back after a cut connection. Librdkafka's "rebootstrap" is off: when its only broker was away, it may go on to
 #: use the handle that it has given up, and send_offsets_to_transaction never returns.
@@ -70,6 +72,18 @@ def take(consumer: Consumer, count: int, seconds: float) -> list[Read]:
         (each.topic(), each.partition(), each.offset(), (each.value() or b"").decode(errors="replace"))
         for each in found
     ]
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Again for a while: a broker may be away, or not know yet what another does. ClusterError if it stays so."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call()
+        except KafkaException as failure:
+            if time.monotonic() > until:
+                raise ClusterError(f"the cluster does not answer any more: {words(failure)}") from None
+        time.sleep(0.2)
 
 
 class Cluster:

@@ -126,7 +126,7 @@ def late_offsets(stage: Stage) -> tuple[Judgement, str]:
     commit(9)
     answer = arrive(held)
     told = ended(lambda: writer.commit_transaction(CALL_SECONDS))
-    found = stage.cluster.offsets(group, topic, 1, stable=True)[0]
+    found = stage.offset(group, topic)
     return (
         "holds" if found == 9 else "violated"
     ), f"late offset 5 {answer}; commit of 9 {told}; committed offset {found}"
@@ -265,7 +265,7 @@ def past_generation(stage: Stage) -> tuple[Judgement, str]:
     with _group(stage) as (topic, group, producer, member, generation):
         code = producer.commit_offset(group, topic, 7, generation=generation - 1, member=member)
         must("abort" if code else "commit", producer.end(commit=not code))
-    found = stage.cluster.offsets(group, topic, 1, stable=True)[0]
+    found = stage.offset(group, topic)
     return ("violated" if found == 7 else "holds"), f"generation {generation - 1} of {generation} {said(code)}"
 
 
@@ -274,7 +274,7 @@ def no_generation(stage: Stage) -> tuple[Judgement, str]:
     with _group(stage) as (topic, group, producer, _, generation):
         code = producer.commit_offset(group, topic, 7)
         must("abort" if code else "commit", producer.end(commit=not code))
-    found = stage.cluster.offsets(group, topic, 1, stable=True)[0]
+    found = stage.offset(group, topic)
     told = f"generation -1 beside a living member of generation {generation} {said(code)}; committed offset {found}"
     return ("violated" if found == 7 else "holds"), told
 

@@ -85,7 +85,7 @@ def late_offsets(stage: Stage) -> tuple[Judgement, str]:
         must("offset", producer.commit_offset(group, topic, 9))
         answer = said(producer.commit_offset_by(late, group, topic, 5, epoch=epoch))
         told = said(producer.end(commit=True))
-    found = stage.cluster.offsets(group, topic, 1, stable=True)[0]
+    found = stage.offset(group, topic)
     return (
         "holds" if found == 9 else "violated"
     ), f"late offset 5 {answer}; commit of 9 {told}; committed offset {found}"

@@ -16,14 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException
 
 from oncelog.faults import Proxy
 from oncelog.verify.checking import STUCK_GRACE_SECONDS, Violation, check
-from oncelog.verify.clients import Cluster, ClusterError, error_of, words
+from oncelog.verify.clients import Cluster, ClusterError, error_of, patiently, words
 from oncelog.verify.crew import Crew
 from oncelog.verify.faulting import APIS, Field, Storm
 from oncelog.verify.history import (
@@ -44,7 +44,6 @@ from oncelog.verify.history import (
 from oncelog.verify.view import Outcome, View, view_of
 from oncelog.verify.worker import Role, Task
 
-T = TypeVar("T")
 Workload = Literal["copy", "bank", "append", "offsets"]
 
 PARTITIONS: Final = 4
@@ -292,7 +291,7 @@ class Run:
         self._wait_for_the_end(observer)
         self.tell("reading everything")
         for isolation in (COMMITTED, UNCOMMITTED):
-            for (topic, partition), (records, is_complete) in _patiently(
+            for (topic, partition), (records, is_complete) in patiently(
                 partial(cluster.read_all, self.partitions, isolation)
             ).items():
                 where: dict[str, Any] = {"topic": topic, "partition": partition, "isolation": isolation}
@@ -314,18 +313,6 @@ class Run:
                 if waited > limit:
                     raise ClusterError(f"the cluster does not answer any more: {words(failure)}") from None
             time.sleep(0.2)
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """Again for a while: a broker may just be away. ClusterError if it stays so."""
-    until = time.monotonic() + STUCK_GRACE_SECONDS
-    while True:
-        try:
-            return call()
-        except KafkaException as failure:
-            if time.monotonic() > until:
-                raise ClusterError(f"the cluster does not answer any more: {words(failure)}") from None
-        time.sleep(0.2)
 
 
 def judged(events: Sequence[AnyEvent], history: str) -> tuple[View, Verdict]:

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, Producer
 
 from oncelog.faults import Proxy, Trap
 from oncelog.faults.frames import error_codes
-from oncelog.verify.clients import Cluster, error_of, settings
+from oncelog.verify.clients import Cluster, Partition, error_of, patiently, settings
 from oncelog.verify.history import COMMITTED, UNCOMMITTED
 
 CALL_SECONDS: Final = 30.0
@@ -79,20 +79,27 @@ class Stage:
         """Wait until all that was ended is visible; not for ever."""
         where = [(topic, index) for index in partitions]
         until = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < until and self.cluster.ends(where, COMMITTED) != self.cluster.ends(where, UNCOMMITTED):
+        while time.monotonic() < until and self._ends(where, COMMITTED) != self._ends(where, UNCOMMITTED):
             time.sleep(0.05)
         time.sleep(MARKER_SECONDS)
 
     def values(self, topic: str, partitions: Sequence[int] = (0,)) -> list[str]:
         """What can be read as committed, when all that was ended has settled."""
         self.settle(topic, partitions)
-        read = self.cluster.read_all([(topic, index) for index in partitions], COMMITTED)
+        read = patiently(lambda: self.cluster.read_all([(topic, index) for index in partitions], COMMITTED))
         return sorted(value for records, _ in read.values() for _, value in records)
 
     def is_stuck(self, topic: str) -> bool:
         """Whether partition 0 has an open transaction still."""
         where = [(topic, 0)]
-        return self.cluster.ends(where, COMMITTED) != self.cluster.ends(where, UNCOMMITTED)
+        return self._ends(where, COMMITTED) != self._ends(where, UNCOMMITTED)
+
+    def offset(self, group: str, topic: str) -> int:
+        """The committed offset of partition 0, when no transaction holds another back."""
+        return patiently(lambda: self.cluster.offsets(group, topic, 1, stable=True))[0]
+
+    def _ends(self, where: Sequence[Partition], isolation: str) -> dict[Partition, int]:
+        return patiently(lambda: self.cluster.ends(where, isolation))
 
     def close(self) -> None:
         """The topics go."""
