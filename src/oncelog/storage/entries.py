@@ -1,7 +1,8 @@
 """The journal's entries as bytes: encoding, reading back, finding the end.
 
-An entry is a head, one table row for each batch, the rows, then the batches' bytes, all in one piece. The head's *tag* names
-the generation of the file, so that what a recycled file held before is never taken for new; the CRC covers all after itself.
+An entry is a head, one table row for each batch, the rows, then the batches' bytes, all in one piece. The head's *tag* is the
+file's own, so that neither what a recycled file held before nor what a client wrote into its records is ever taken for an entry; the
+CRC covers all after itself.
 The head also says how many entries before it were not yet synced when it was made: from that, recovery can tell a crash, which
 may tear anything that was not synced, from damage to what had been safe.
 
@@ -10,7 +11,6 @@ Pure: bytes in, bytes out. Little endian.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -42,7 +42,7 @@ REPLAYED_BYTES: Final = 128
 
 
 def tag_of(generation: int) -> int:
-    """What marks an entry as written in that generation of a file."""
+    """What marked an entry as written in that generation of a file, in format 2: whoever produces could know it."""
     return _TAG_MARK | generation
 
 
@@ -125,7 +125,7 @@ def read_entry(view: memoryview, at: int, tag: int) -> Found | None:
 def skip_torn(view: memoryview, at: int, tag: int, position: int) -> int:
     """Where the torn entries after ``position`` end that begin at ``at``: what looks like an entry in their batches is none.
 
-    Whoever produces chooses a batch's bytes, and may write there what passes for an entry. A head is believed if all its
+    In files of format 2, whose tags can be known, a batch's bytes may hold what passes for an entry. A head is believed if all its
     lengths agree; damage to any of them is seen, and then everything after it is looked through.
     """
     while (end := _claimed_end(view, at, tag, position)) is not None and read_entry(view, at, tag) is None:
@@ -145,9 +145,9 @@ def _claimed_end(view: memoryview, at: int, tag: int, position: int) -> int | No
     return table_at + length if length == count * BATCH_BYTES + rows_bytes + sizes else None
 
 
-def find_entries(file: mmap.mmap | bytes, view: memoryview, at: int, tag: int) -> Iterator[Found]:
-    """Sound entries of that generation anywhere at or after ``at``."""
-    mark = tag.to_bytes(8, "little")
+def find_entries(file: bytes, at: int, tag: int) -> Iterator[Found]:
+    """Sound entries with that tag anywhere at or after ``at``."""
+    mark, view = tag.to_bytes(8, "little"), memoryview(file)
     place = file.find(mark, at + _TAG_AT)
     while place >= 0:
         found = read_entry(view, place - _TAG_AT, tag)

@@ -162,6 +162,7 @@ class FileStorage(Reading):
             self._journal.clean(place_from.generation, needed)
             self._journal.cut(reader.generation, reader.offset)
             self._journal.sync()
+            self._folder.keep_format()
         except OSError as error:
             raise StorageError(
                 f"The journal in {self._folder.journal} can't be read: {error.strerror or error}."

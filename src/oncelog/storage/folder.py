@@ -14,7 +14,9 @@ from typing import Final
 
 from oncelog.model.errors import StorageError
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
+#: What is read, and brought to the newest by the first start: the journal's files had no tag in their names.
+_FORMAT_OLDEST: Final = 2
 _FORMAT_FILE: Final = "format"
 _LOCK_FILE: Final = "lock"
 _BOOT_FILE: Final = "boot"
@@ -42,13 +44,21 @@ class Folder:
             self.journal.mkdir(exist_ok=True)
             self.segments.mkdir(exist_ok=True)
             if not (self.path / _FORMAT_FILE).exists():
-                write_whole(self.path / _FORMAT_FILE, f"oncelog {FORMAT_VERSION}\n".encode())
+                self._write_format()
         except OSError as error:
             self.close()
             raise StorageError(f"The data folder {self.path} can't be used: {error.strerror or error}.") from error
         except StorageError:
             self.close()
             raise
+
+    def keep_format(self) -> None:
+        """From now on no older release reads this folder. Raises OSError."""
+        if self._version() != FORMAT_VERSION:
+            self._write_format()
+
+    def _write_format(self) -> None:
+        write_whole(self.path / _FORMAT_FILE, f"oncelog {FORMAT_VERSION}\n".encode())
 
     def close(self) -> None:
         """Let another process have it."""
@@ -60,28 +70,34 @@ class Folder:
         if self.path.exists() and not self.path.is_dir():
             raise StorageError(f"The data folder {self.path} is not a folder.")
         try:
-            text = (self.path / _FORMAT_FILE).read_text(encoding="ascii", errors="replace")
+            version = self._version()
         except FileNotFoundError:
             self._check_empty()
             return
-        name, _, version = text.strip().partition(" ")
-        if name != "oncelog" or not version.isdecimal():
-            raise StorageError(f"The data folder {self.path} is not oncelog's: its file 'format' says {text[:80]!r}.")
-        if int(version) > FORMAT_VERSION:
+        if version > FORMAT_VERSION:
             raise StorageError(
                 f"The data folder {self.path} has format {version}, this release reads up to {FORMAT_VERSION}: "
                 "use the newer release that wrote it."
             )
-        if int(version) < FORMAT_VERSION:
+        if version < _FORMAT_OLDEST:
             raise StorageError(
                 f"The data folder {self.path} has format {version}, of a time before the first release; this one reads "
-                f"format {FORMAT_VERSION}: use another folder, or copy the topics with the program that wrote them."
+                f"formats from {_FORMAT_OLDEST} on: use another folder, or copy the topics with the program that wrote them."
             )
+
+    def _version(self) -> int:
+        text = (self.path / _FORMAT_FILE).read_text(encoding="ascii", errors="replace")
+        name, _, version = text.strip().partition(" ")
+        if name != "oncelog" or not version.isdecimal():
+            raise StorageError(f"The data folder {self.path} is not oncelog's: its file 'format' says {text[:80]!r}.")
+        return int(version)
 
     def _check_empty(self) -> None:
         """A folder without a format must be new: nobody's letters are to lie among the journal's files."""
         if not self.path.exists():
             return
+        if any(self.journal.glob("*.journal")):
+            raise StorageError(f"The data folder {self.path} has lost its file 'format': restore it from a copy.")
         others = sorted(path.name for path in self.path.iterdir() if path.name not in _BEFORE_FORMAT)
         others = [name for name in others if not name.startswith(".")]
         if others:

@@ -1,7 +1,7 @@
 """The journal's files: appending, the one vectored write, reading back by place.
 
-Files have a fixed size, are preallocated, and are named by their generation, which goes up by one. An entry never spans two
-files: what does not fit into the rest begins the next; one that is larger than a file has a file of its own, as long as it
+Files have a fixed size, are preallocated, and are named by their generation, which goes up by one, and by their *tag*: a random
+number that marks every entry written in this file, and that no client can know. An entry never spans two files: what does not fit into the rest begins the next; one that is larger than a file has a file of its own, as long as it
 needs. Places are given out by ``append``; only ``flush`` does I/O. A place is generation << 36 | offset in the file.
 
 Errors are OSError here; the owner makes them final (law 7).
@@ -10,11 +10,13 @@ Errors are OSError here; the owner makes them final (law 7).
 from __future__ import annotations
 
 import os
+import secrets
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from oncelog.model.errors import StorageError
 from oncelog.storage.contract import StoredBatch
 from oncelog.storage.entries import data_at, encode_entry, entry_bytes, tag_of
 from oncelog.storage.folder import sync_folder
@@ -28,6 +30,34 @@ _GAP_FACTOR: Final = 3
 _GAP_BYTES: Final = 65_536
 #: Files kept for use again.
 _SPARES_MAX: Final = 4
+_TAG_BITS: Final = 63
+
+
+class JournalFile(NamedTuple):
+    """What a file's name says: where it is, and what marks the entries that were written in it."""
+
+    path: Path
+    tag: int
+
+
+def new_file(folder: Path, generation: int) -> JournalFile:
+    """A name for a file that is not there yet."""
+    tag = secrets.randbits(_TAG_BITS) + 1
+    return JournalFile(folder / f"{generation:016d}-{tag:016x}.journal", tag)
+
+
+def journal_files(folder: Path) -> dict[int, JournalFile]:
+    """The files that are there, by generation. Those of format 2 have no tag in their names. Raises StorageError."""
+    found: dict[int, JournalFile] = {}
+    for path in sorted(folder.glob("*.journal")):
+        generation, _, tag = path.stem.partition("-")
+        if not generation.isdecimal() or int(generation) in found:
+            raise StorageError(f"{path} is none of the journal's files: move it out of the data folder.")
+        try:
+            found[int(generation)] = JournalFile(path, int(tag, 16) if tag else tag_of(int(generation)))
+        except ValueError:
+            raise StorageError(f"{path} is none of the journal's files: move it out of the data folder.") from None
+    return found
 
 
 class Journal:
@@ -35,8 +65,8 @@ class Journal:
 
     def __init__(self, folder: Path, file_bytes: int) -> None:
         self._folder, self.file_bytes = folder, file_bytes
-        self.generation, self.offset = 1, 0
-        self._tag = tag_of(1)
+        self._named: dict[int, JournalFile] = {}
+        self.begin_at(1, 0)
         #: By generation, the oldest first: descriptors, and bytes on disk.
         self._files: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
@@ -52,12 +82,18 @@ class Journal:
 
     def path_of(self, generation: int) -> Path:
         """The file of a generation."""
-        return self._folder / f"{generation:016d}.journal"
+        return self._name(generation).path
+
+    def _name(self, generation: int) -> JournalFile:
+        file = self._named.get(generation)
+        if file is None:
+            file = self._named[generation] = new_file(self._folder, generation)
+        return file
 
     def begin_at(self, generation: int, offset: int) -> None:
         """Continue there."""
         self.generation, self.offset = generation, offset
-        self._tag = tag_of(generation)
+        self._tag = self._name(generation).tag
 
     @property
     def oldest(self) -> int:
@@ -124,7 +160,7 @@ class Journal:
         """The files before ``first`` are not needed any more: (descriptor, path) for ``recycle``."""
         gone = [number for number in self._files if number < first]
         self.bytes_used -= sum(self._sizes.pop(number) for number in gone)
-        return [(self._files.pop(number), self.path_of(number)) for number in gone]
+        return [(self._files.pop(number), self._named.pop(number).path) for number in gone]
 
     def recycle(self, given_up: list[tuple[int, Path]]) -> None:
         """On any thread, when all syncs of the files are done: close them, keep some for later."""
@@ -143,21 +179,20 @@ class Journal:
         self._spares.extend(spares[:_SPARES_MAX])
         for path in spares[_SPARES_MAX:]:
             path.unlink()
-        for path in sorted(self._folder.glob("*.journal")):
-            generation = int(path.stem)
+        self._named = journal_files(self._folder)
+        for generation in list(self._named):
             if generation < first and generation not in needed:
-                path.unlink()
+                self._named.pop(generation).path.unlink()
             else:
                 self.descriptor(generation)
 
     def cut(self, generation: int, offset: int) -> None:
         """Forget everything from there on, on disk too, and continue there."""
-        for path in self._folder.glob("*.journal"):
-            if int(path.stem) > generation:
-                os.close(self._files.pop(int(path.stem)))
-                self.bytes_used -= self._sizes.pop(int(path.stem))
-                path.unlink()
-                self._is_folder_unsynced = True
+        for later in [number for number in self._named if number > generation]:
+            os.close(self._files.pop(later))
+            self.bytes_used -= self._sizes.pop(later)
+            self._named.pop(later).path.unlink()
+            self._is_folder_unsynced = True
         self.begin_at(generation, offset)
         if self.path_of(generation).exists():
             descriptor = self.descriptor(generation)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from oncelog.storage.folder import Folder
-from oncelog.storage.journal import PLACE_BITS, PLACE_MASK
+from oncelog.storage.journal import PLACE_BITS, PLACE_MASK, journal_files
 
 
 class MappedFiles:
@@ -21,6 +21,7 @@ class MappedFiles:
         self._folder, self._bytes_max = folder, bytes_max
         self._bytes = 0
         self._files: dict[Path, tuple[int, mmap.mmap, memoryview]] = {}
+        self._journal = journal_files(folder.journal)
 
     def __enter__(self) -> MappedFiles:
         return self
@@ -39,7 +40,7 @@ class MappedFiles:
         for place, length in zip(places, lengths, strict=True):
             if place >> PLACE_BITS != generation:
                 generation = place >> PLACE_BITS
-                view = self._of(self._folder.journal / f"{generation:016d}.journal")[2]
+                view = self._of(self._journal[generation].path)[2]
             at = place & PLACE_MASK
             pieces.append(view[at : at + length])
         self._count(sum(lengths))
