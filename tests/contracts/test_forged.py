@@ -121,7 +121,7 @@ def test_no_two_files_have_the_same_tag(tmp_path: Path) -> None:
         storage.append(Entry(b"", [batch(1, offset, 700)]))
         storage.flush()
         storage.sync_soon()
-        told.turn_until(lambda: storage.position_synced == storage.position_appended)  # noqa: B023
+        told.turn_until(lambda: storage.position_synced == storage.position_appended)
         tags |= {path.stem for path in (tmp_path / "d/journal").glob("*.journal")}
     storage.close()
     assert len(tags) == len({stem.partition("-")[0] for stem in tags}) == len({stem.partition("-")[2] for stem in tags})
@@ -152,7 +152,9 @@ def test_a_folder_of_format_2_goes_on(tmp_path: Path, format_2: pytest.MonkeyPat
         for offset in range(start, {12: 15, 15: 30, 30: 48, 48: 48}[start]):
             storage.append(Entry(b"%d" % offset, [batch(1, offset, 700)]))
         storage.flush()
-        assert joined(storage, 1, 0, 2**40) == b"".join(batch(1, at, 700).data for at in range(storage.position_appended))
+        assert joined(storage, 1, 0, 2**40) == b"".join(
+            batch(1, at, 700).data for at in range(storage.position_appended)
+        )
         copied(tmp_path / "d", tmp_path / "copy")
         storage.close()
         shutil.rmtree(tmp_path / "d")

@@ -345,6 +345,31 @@ def test_file_systems_without_direct_writes(tmp_path: Path, monkeypatch: pytest.
     bench.storage.close()
 
 
+def test_an_entry_larger_than_the_whole_journal_is_settled_once(tmp_path: Path) -> None:
+    """Its file is the newest, and stays: no further round would free anything, and nobody is held up for one."""
+    storage = FileStorage(tmp_path / "d", **SIZES, journal_bytes_max=1)
+    _, _, told = opened(storage)
+    rounds: list[int] = []
+    begin = storage._settler.begin
+    storage._settler.begin = lambda position: (rounds.append(position), begin(position))[1]  # type: ignore[method-assign,func-returns-value]
+    for offset in range(3):
+        storage.append(Entry(b"", [batch(1, offset, 100_000)]))
+        storage.flush()
+        for _ in range(5):
+            told.turn_until(lambda: not storage._settler.is_running)
+            told.turn()
+        assert not storage.is_behind
+        assert storage.journal_bytes < 101_000
+    assert rounds == [2, 3]
+    for empty in range(3, 6):
+        storage.append(Entry(b"%d" % empty, []))
+        storage.flush()
+    told.turn_until(lambda: not storage._settler.is_running)
+    assert len(rounds) <= 3
+    assert storage.journal_bytes <= SIZES["journal_file_bytes"]
+    storage.close()
+
+
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,8 @@
 """The journal's entries as bytes: encoding, reading back, finding the end.
 
 An entry is a head, one table row for each batch, the rows, then the batches' bytes, all in one piece. The head's *tag* is the
-file's own, so that neither what a recycled file held before nor what a client wrote into its records is ever taken for an entry; the
-CRC covers all after itself.
+file's own, so that neither what a recycled file held before nor what a client wrote into its records is ever taken for an
+entry; the CRC covers all after itself.
 The head also says how many entries before it were not yet synced when it was made: from that, recovery can tell a crash, which
 may tear anything that was not synced, from damage to what had been safe.
 
@@ -125,8 +125,8 @@ def read_entry(view: memoryview, at: int, tag: int) -> Found | None:
 def skip_torn(view: memoryview, at: int, tag: int, position: int) -> int:
     """Where the torn entries after ``position`` end that begin at ``at``: what looks like an entry in their batches is none.
 
-    In files of format 2, whose tags can be known, a batch's bytes may hold what passes for an entry. A head is believed if all its
-    lengths agree; damage to any of them is seen, and then everything after it is looked through.
+    In files of format 2, whose tags can be known, a batch's bytes may hold what passes for an entry. A head is believed if all
+    its lengths agree; damage to any of them is seen, and then everything after it is looked through.
     """
     while (end := _claimed_end(view, at, tag, position)) is not None and read_entry(view, at, tag) is None:
         at = end

@@ -122,8 +122,12 @@ class FileStorage(Reading):
 
     @property
     def is_behind(self) -> bool:
-        """See the contract."""
-        return self._journal.bytes_used > self._journal_bytes_max
+        """See the contract. What no settling could free is not waited for."""
+        return self._journal.bytes_used > self._journal_bytes_max and self._settler.can_free
+
+    @property
+    def _is_journal_large(self) -> bool:
+        return self._journal.bytes_used > self._settle_bytes and self._settler.can_free
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -214,7 +218,7 @@ class FileStorage(Reading):
             raise self._failure from error
         self._written, self._bytes_written = self._appended, self._bytes_appended
         self._logs.bound()
-        if self._journal.bytes_used > self._settle_bytes or self._written - self._settled > self._settle_entries:
+        if self._is_journal_large or self._written - self._settled > self._settle_entries:
             self._begin_round()
         if self._is_syncing:
             return
@@ -397,7 +401,7 @@ class FileStorage(Reading):
             self._ask()
             self._targets.put(given_up)
         if self._failure is None and self._syncer is not None and self._notify is not None:
-            if self._journal.bytes_used > self._settle_bytes or self._segments.empty:
+            if self._is_journal_large or self._segments.empty:
                 self._begin_round()
             self._notify.relieved()
 

@@ -1,8 +1,9 @@
 """The journal's files: appending, the one vectored write, reading back by place.
 
 Files have a fixed size, are preallocated, and are named by their generation, which goes up by one, and by their *tag*: a random
-number that marks every entry written in this file, and that no client can know. An entry never spans two files: what does not fit into the rest begins the next; one that is larger than a file has a file of its own, as long as it
-needs. Places are given out by ``append``; only ``flush`` does I/O. A place is generation << 36 | offset in the file.
+number that marks every entry written in this file, and that no client can know. An entry never spans two files: what does not
+fit into the rest begins the next; one that is larger than a file has a file of its own, as long as it needs. Places are given
+out by ``append``; only ``flush`` does I/O. A place is generation << 36 | offset in the file.
 
 Errors are OSError here; the owner makes them final (law 7).
 """
@@ -155,6 +156,17 @@ class Journal:
     def _count(self, generation: int, size: int) -> None:
         self.bytes_used += size - self._sizes.get(generation, 0)
         self._sizes[generation] = size
+
+    def kept_from(self, bytes_max: int) -> int:
+        """The oldest generation to keep, if beside the newest file others of so many bytes may stay."""
+        kept, size = self.generation, 0
+        for generation in sorted(self._sizes, reverse=True):
+            if generation < self.generation:
+                size += self._sizes[generation]
+                if size > bytes_max:
+                    break
+                kept = generation
+        return kept
 
     def give_up_before(self, first: int) -> list[tuple[int, Path]]:
         """The files before ``first`` are not needed any more: (descriptor, path) for ``recycle``."""

@@ -222,8 +222,8 @@ class Settler:
         self, folder: Folder, journal: Journal, logs: Logs, segments: Segments, *, journal_bytes: int, hurry_bytes: int
     ) -> None:
         self._folder, self._journal, self._logs, self._segments = folder, journal, logs, segments
-        #: The newest journal files, so many, stay as they are: much of what they hold may expire before it must move.
-        self._files_kept = journal_bytes // 2 // journal.file_bytes
+        #: So many bytes of the newest journal files stay as they are: much of what they hold may expire before it must move.
+        self._bytes_kept = journal_bytes // 2
         self._hurry_bytes = hurry_bytes
         self._round: Round | None = None
         self._steps: Iterator[None] = iter(())
@@ -250,11 +250,14 @@ class Settler:
         """Whether a round is under way."""
         return self._round is not None
 
+    @property
+    def can_free(self) -> bool:
+        """Whether a round would make the journal smaller: not if its newest file, however large, is all there is."""
+        return self._journal.oldest < self._journal.kept_from(self._bytes_kept)
+
     def begin(self, position: Position) -> None:
         """Begin a round as of ``position``, up to which all is written."""
-        newest = self._journal.generation
-        generation = max(self._journal.oldest, newest - self._files_kept)
-        self._round = self._new_round(position, generation << PLACE_BITS)
+        self._round = self._new_round(position, self._journal.kept_from(self._bytes_kept) << PLACE_BITS)
         self._round.rewritten = self._segments.to_rewrite() if not self._is_hurried() else []
         self._steps = self._plan(self._round)
         self._step()
