@@ -1,6 +1,7 @@
 """The log: one line an event, on stderr, as text or as JSON.
 
 A logger has four levels and takes an event and its fields. Whatever a peer sent is quoted, so that it can't forge a line.
+What a peer may do as often as it likes has a bounded number of lines (``LineBudget``), and the rest is counted (law 8).
 Why not a library: docs/decisions/log.md.
 """
 
@@ -18,6 +19,57 @@ FORMATS: Final = ("text", "json")
 
 #: Characters of one field's value in a line; a peer decides how long an id is.
 _VALUE_CHARACTERS_MAX: Final = 300
+
+
+#: Lines of one host, and of all hosts together, in so many seconds. And hosts whose lines are counted apart.
+_HOST_LINES_MAX: Final = 10
+_LINES_MAX: Final = 100
+_SECONDS: Final = 60.0
+_HOSTS_COUNTED_MAX: Final = 100
+#: Under this name the others are counted.
+OTHER_HOSTS: Final = "others"
+
+
+class LineBudget:
+    """How many lines peers may still cause: so many of each host, and of all together, in a minute.
+
+    A minute begins with the first line after the one before. Times are seconds of any clock that only goes forward.
+    """
+
+    seconds: Final = _SECONDS
+
+    def __init__(self) -> None:
+        self._began = -_SECONDS
+        self._lines = 0
+        self._said: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
+
+    def take(self, host: str, now: float) -> bool:
+        """Whether one more line about a peer of this host may be written; if not, it is counted. After ``over``."""
+        if now - self._began >= _SECONDS:
+            self._began, self._lines = now, 0
+            self._said.clear()
+        said = self._said.get(host, 0)
+        if said < _HOST_LINES_MAX and self._lines < _LINES_MAX:
+            self._said[host] = said + 1
+            self._lines += 1
+            return True
+        if host not in self._left_out and len(self._left_out) >= _HOSTS_COUNTED_MAX:
+            host = OTHER_HOSTS
+        self._left_out[host] = self._left_out.get(host, 0) + 1
+        return False
+
+    @property
+    def is_anything_left_out(self) -> bool:
+        """Whether there is something to tell when the minute is over."""
+        return bool(self._left_out)
+
+    def over(self, now: float) -> dict[str, int]:
+        """The lines that were left out, by host, if the minute is over; each is told once."""
+        if not self._left_out or now - self._began < _SECONDS:
+            return {}
+        told, self._left_out = self._left_out, {}
+        return told
 
 
 class LogLines:

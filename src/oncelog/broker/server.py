@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from oncelog.broker.call import Body, Call
+from oncelog.broker.log_lines import LineBudget
 from oncelog.broker.meters import Meters
 from oncelog.model.errors import ErrorCode, WireError
 from oncelog.model.limits import (
@@ -298,7 +299,7 @@ class Connection(asyncio.BufferedProtocol):
         """Close after what was answered is sent; ``why`` is for the log."""
         if self._transport is None or self._transport.is_closing():
             return
-        self._server.log.info("connection closed", peer=self.address, why=why)
+        self._server.say_closed(self, why)
         self.end()
 
     def end(self) -> None:
@@ -314,7 +315,7 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self, why: str) -> None:
         """Close at once."""
         if self._transport is not None:
-            self._server.log.info("connection closed", peer=self.address, why=why)
+            self._server.say_closed(self, why)
             self._transport.abort()
 
     @property
@@ -378,6 +379,7 @@ class Server:
         self._unfinished: dict[Connection, None] = {}
         self._dirty: list[Connection] = []
         self._number_last = 0
+        self._lines = LineBudget()
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
@@ -444,10 +446,22 @@ class Server:
         self._connections.add(connection)
         self.meters.connected()
         if len(self._connections) > self._connections_max:
-            self.log.warning("too many connections", connections_max=self._connections_max, peer=connection.address)
-            connection.abort("too many connections")
+            connection.abort(f"too many connections, more than max.connections={self._connections_max}")
         elif self._sweeping is None:
             self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def say_closed(self, connection: Connection, why: str) -> None:
+        """Write why the broker closes a connection. Who comes again and again has so many lines, and the rest is counted."""
+        now = self._loop.time()
+        self._tell_left_out(now)
+        if self._lines.take(connection.address.rpartition(":")[0], now):
+            self.log.info("connection closed", peer=connection.address, why=why)
+
+    def _tell_left_out(self, now: float) -> None:
+        for host, count in self._lines.over(now).items():
+            self.log.warning(
+                "connections closed without a line each", host=host, count=count, of_seconds=LineBudget.seconds
+            )
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone."""
@@ -509,7 +523,8 @@ class Server:
         for connection in list(self._connections):
             connection.sweep(now)
         self._look_at_untaken()
-        if self._connections:
+        self._tell_left_out(now)
+        if self._connections or self._lines.is_anything_left_out:
             self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from oncelog.broker.log_lines import LogLines
+from oncelog.broker.log_lines import OTHER_HOSTS, LineBudget, LogLines
 
 
 def lines(form: str, level: str = "info") -> tuple[LogLines, list[str]]:
@@ -62,3 +62,25 @@ def test_nobody_reads_the_log() -> None:
     log = LogLines("info", "text", closed)
     log.info("one")
     log.info("two")
+
+
+class TestBudget:
+    """Law 8: so many lines of each host, and of all together, in a minute; the rest is counted and told once."""
+
+    def test_a_host(self) -> None:
+        budget = LineBudget()
+        assert [budget.take("a", 5.0) for _ in range(12)] == [True] * 10 + [False] * 2
+        assert budget.take("b", 6.0), "another one has its own"
+        assert budget.is_anything_left_out and budget.over(64.9) == {}
+        assert not budget.take("a", 64.9)
+        assert budget.over(65.0) == {"a": 3}
+        assert budget.over(65.0) == {} and not budget.is_anything_left_out
+        assert budget.take("a", 65.0)
+
+    def test_many_hosts(self) -> None:
+        budget = LineBudget()
+        hosts = [f"10.0.{number // 256}.{number % 256}" for number in range(1_000)]
+        assert [budget.take(host, 1.0) for host in hosts] == [True] * 100 + [False] * 900
+        told = budget.over(61.0)
+        assert len(told) == 101
+        assert told[OTHER_HOSTS] == 800 and sum(told.values()) == 900

@@ -195,6 +195,24 @@ def test_replies_leave_in_the_order_of_the_requests(world: World) -> None:
     assert numbers(transport.written[0]) == [1, 2, 3]
 
 
+def test_who_comes_again_and_again_has_so_many_lines(world: World) -> None:
+    """Law 8: the log of a broker does not grow as fast as its worst client likes."""
+    for _ in range(500):
+        connection, _ = world.connect()
+        feed(connection, b"GET / HTTP/1.1\r\n\r\n")
+        connection.connection_lost(None)
+    assert world.meters.connections_closed_bad == 500
+    closed = [fields for event, fields in world.log.lines if event == "connection closed"]
+    assert len(closed) == 10
+    world.log.lines.clear()
+    world.loop.sweep(5.0)
+    assert not world.log.lines
+    world.loop.sweep(60.0)
+    assert world.log.lines == [
+        ("connections closed without a line each", {"host": "[::1]", "count": 490, "of_seconds": 60.0})
+    ]
+
+
 def test_one_write_a_turn_for_each_connection(world: World) -> None:
     """Law: what became ready together leaves together."""
     (one, first), (two, second) = world.connect(), world.connect()
