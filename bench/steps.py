@@ -102,8 +102,8 @@ class Transport:
 class World:
     """A broker with one connection."""
 
-    def __init__(self, folder: Path) -> None:
-        self.loop = Loop()
+    def __init__(self, folder: Path, loop: Loop | None = None) -> None:
+        self.loop = loop or Loop()
         silent = SimpleNamespace(**dict.fromkeys(("debug", "info", "warning", "error"), lambda *_, **__: None))
         self.storage = FileStorage(folder, durability="written")
         self.broker = Broker(
@@ -171,6 +171,8 @@ def _build(kind: type, tree: dict[str, object]) -> object:
             name = item.metadata.get("kafka_type", "int32")
             return datetime.timedelta(0) if name.startswith("timedelta") else zero.get(name, 0)
         given = tree[item.name]
+        if given is None:
+            return None
         if dataclasses.is_dataclass(inner):
             return tuple(_build(inner, one) for one in given) if is_array else _build(inner, given)  # type: ignore[arg-type,attr-defined]
         if item.metadata.get("kafka_type", "").startswith("timedelta"):

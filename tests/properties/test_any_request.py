@@ -124,6 +124,8 @@ class AnyPeer(Peer):
     def close(self, why: str) -> None:
         self.is_closed = True
 
+    def go_on(self) -> None: ...
+
 
 class Desk:
     """A broker on a memory disk, turned by hand; time goes on with each request."""

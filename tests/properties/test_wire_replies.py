@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 from uuid import UUID
 
@@ -9,24 +10,69 @@ import pytest
 from hypothesis import given, settings, strategies
 from tests.properties.wire_trees import MESSAGES, NAMES, entity, kio_type, text, trees, written
 
+from oncelog.wire import replies
 from oncelog.wire.hot import FetchedPartition, fetch_reply, produce_reply
-from oncelog.wire.replies import encode_reply, reply_head
-from oncelog.wire.shapes import message_class
+from oncelog.wire.replies import Each, encode_reply, encode_reply_in_steps, make_stepping_encoder, reply_head
+from oncelog.wire.shapes import message_class, shape_of
 
 FEW = settings(max_examples=12, deadline=None, database=None)
 
 
 @pytest.mark.parametrize(("api_key", "version"), MESSAGES, ids=NAMES)
-def test_encoders_write_what_kio_writes(api_key: int, version: int) -> None:
+def test_encoders_write_what_kio_writes(api_key: int, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     message = kio_type(api_key, version, "response")
 
     @FEW
     @given(trees(message))
     def check(tree: dict[str, Any]) -> None:
         with_more = tree | {"a_field_of_another_version": 1}
-        assert encode_reply(api_key, version, with_more) == written(entity(message, tree))
+        expected = written(entity(message, tree))
+        assert encode_reply(api_key, version, with_more) == expected
+        assert b"".join(in_steps(encoder(with_more))) == expected
 
+    monkeypatch.setattr(replies, "_ELEMENTS_A_STEP", 2)
+    encoder = make_stepping_encoder(shape_of(message))
     check()
+
+
+def in_steps(steps: Generator[None, None, list[bytes]]) -> list[bytes]:
+    """What it returns, after at least one step for each piece."""
+    count = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            pieces: list[bytes] = end.value
+            assert len(pieces) == count + 1
+            return pieces
+        count += 1
+
+
+def test_long_replies_take_steps_and_make_their_elements_in_them() -> None:
+    """Law 8: a thousand elements a step, counted at every depth."""
+    made: list[int] = []
+
+    def partition(index: int) -> dict[str, int]:
+        made.append(index)
+        return {"partition_index": index, "error_code": 0}
+
+    def topic(name: str) -> dict[str, Any]:
+        return {"name": name, "partitions": Each(partition, range(700))}
+
+    tree = {"throttle_time": 0, "topics": Each(topic, ("a", "b", "c"))}
+    steps = encode_reply_in_steps(8, 8, tree)
+    assert not made
+    next(steps)
+    assert len(made) in range(990, 1_001)
+    body = list(steps)
+    assert len(body) == 1 and len(made) == 2_100
+    whole = {
+        "throttle_time": 0,
+        "topics": [topic(name) | {"partitions": list(map(partition, range(700)))} for name in "abc"],
+    }
+    assert b"".join(in_steps(make_stepping_encoder(shape_of(message_class(8, 8, "response")))(tree))) == encode_reply(
+        8, 8, whole
+    )
 
 
 def test_the_header_is_flexible_where_the_reply_is_and_never_in_api_versions() -> None:

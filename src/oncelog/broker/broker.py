@@ -12,7 +12,6 @@ from __future__ import annotations
 from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from oncelog.broker.fetching import Fetching
 from oncelog.broker.lane import Lane, Loop
 from oncelog.broker.meters import Fence, Meters
 from oncelog.broker.observe import FENCES_MAX, FencedProducer
+from oncelog.broker.stepping import Stepping
 from oncelog.broker.upkeep import Upkeep
 from oncelog.engine import transactions
 from oncelog.engine.connections import Connections, LateRequest
@@ -82,6 +82,7 @@ class Broker:
         self.connections = Connections()
         self.fetching = Fetching(self)
         self.upkeep = Upkeep(self)
+        self._stepping = Stepping(loop)
         self.pieces = TopicPieces()
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
         #: Where the data is, as DescribeLogDirs names it.
@@ -134,6 +135,7 @@ class Broker:
     def close(self) -> None:
         """Make everything safe and release the folder. Blocks; nothing may be routed afterwards."""
         self.upkeep.stop()
+        self._stepping.stop()
         self.fetching.close()
         self.storage.close()
 
@@ -168,23 +170,41 @@ class Broker:
         """Answer at once: nothing in the answer could be taken back by a crash."""
         call.reply(call.encode(tree))
 
+    def answer_in_steps(self, call: Call, tree: Mapping[str, Any]) -> None:
+        """As ``answer``, for what may be long."""
+        self.in_steps(call, self._answering(call, tree))
+
+    def _answering(self, call: Call, tree: Mapping[str, Any]) -> Iterator[None]:
+        call.reply((yield from call.encode_in_steps(tree)))
+
     def answer_read(self, call: Call, tree: Mapping[str, Any]) -> None:
         """Answer when all that is applied now is synced: what the reply shows can't be taken back (rule D2)."""
-        self.reply_at(Level.SYNCED, self.storage.position_appended, call, call.encode(tree))
+        self.in_steps(call, self.answering_read(call, tree))
+
+    def answering_read(self, call: Call, tree: Mapping[str, Any]) -> Iterator[None]:
+        """The same as steps, for a handler that goes in steps itself. What the tree's ``Each`` show counts as shown too."""
+        body = yield from call.encode_in_steps(tree)
+        self.reply_at(Level.SYNCED, self.storage.position_appended, call, body)
+
+    def answering_at(self, level: Level, position: Position, call: Call, tree: Mapping[str, Any]) -> Iterator[None]:
+        """As steps, when ``position`` has reached ``level``: the tree shows nothing that is newer."""
+        self.reply_at(level, position, call, (yield from call.encode_in_steps(tree)))
 
     def answer_catalog(self, call: Call, tree: Mapping[str, Any]) -> None:
         """Answer when the newest change to topics and settings is synced; for replies that show nothing else."""
-        self.reply_at(Level.SYNCED, self.lane.catalog_position, call, call.encode(tree))
+        self.in_steps(call, self.answering_catalog(call, tree))
+
+    def answering_catalog(self, call: Call, tree: Mapping[str, Any]) -> Iterator[None]:
+        """The same as steps."""
+        self.reply_catalog(call, (yield from call.encode_in_steps(tree)))
 
     def reply_catalog(self, call: Call, body: Body) -> None:
         """As ``answer_catalog``, with a body that is already encoded."""
         self.reply_at(Level.SYNCED, self.lane.catalog_position, call, body)
 
-    def in_steps(self, steps: Iterator[None]) -> None:
-        """Do something long piece by piece: between two pieces everybody else has a turn of the loop."""
-        for _ in steps:
-            self.loop.call_soon(partial(self.in_steps, steps))
-            return
+    def in_steps(self, call: Call, steps: Iterator[None]) -> None:
+        """Do what may be long in steps: between two of them everybody else has a turn of the loop (broker/stepping.py)."""
+        self._stepping.begin(call, steps)
 
     def park(self, call: Call) -> Ticket:
         """Keep a request that waits inside the engine; a Decision's answers release it by its ticket."""
@@ -218,6 +238,7 @@ class Broker:
         )  # fmt: skip
 
     def _failed(self, error: StorageError) -> None:
+        self._stepping.stop()
         self.log.error("storage failed, the broker stops", why=str(error))
         self.on_failure(error)
 

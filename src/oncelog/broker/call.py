@@ -7,13 +7,13 @@ the connection's care (broker/server.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
 
 from oncelog.broker.peer import Peer
-from oncelog.wire.replies import encode_reply
+from oncelog.wire.replies import encode_reply, encode_reply_in_steps
 
 #: The encoded body of a reply: one buffer, or several that are sent one after the other.
 Body: TypeAlias = bytes | Sequence[bytes | memoryview]
@@ -29,6 +29,7 @@ class Call:
         "client_id",
         "correlation_id",
         "is_expecting_reply",
+        "is_in_steps",
         "peer",
         "received_ns",
         "request",
@@ -53,12 +54,18 @@ class Call:
         self.body: Body | None = None
         #: False for Produce with acks=0 (rule P9): the handler sets it before it returns.
         self.is_expecting_reply = True
+        #: Whether it is under way in steps (broker/stepping.py): nothing more is read from its connection then.
+        self.is_in_steps = False
         #: Set by the server for the meters: monotonic ns when the request was read, and its bytes.
         self.received_ns, self.bytes_received = received_ns, bytes_received
 
     def encode(self, tree: Mapping[str, Any]) -> bytes:
         """The body of a reply in this call's version: ``tree`` has kio's field names, for all versions; times in ms."""
         return encode_reply(self.api_key, self.version, tree)
+
+    def encode_in_steps(self, tree: Mapping[str, Any]) -> Generator[None, None, Body]:
+        """The same in steps, for what may be long."""
+        return (yield from encode_reply_in_steps(self.api_key, self.version, tree))
 
     def reply(self, body: Body) -> None:
         """Answer with an encoded body. Once."""

@@ -3,13 +3,16 @@
 A fetch reads whole stored batches, up to what is synced and, for read_committed, to the last stable offset. If there is too
 little it waits on its partitions' logs: the lane tells which logs readers see more of, in the instant in which they do.
 A session remembers the partitions of one consumer, so that each fetch names only what changed.
+
+A fetch of many partitions goes in steps (broker/stepping.py). What it may show of each partition is noted in one instant,
+before the first is read: of a transaction it shows all or nothing, however many steps it takes (rule D1).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from oncelog.broker.call import Call, milliseconds
@@ -21,7 +24,7 @@ from oncelog.model.batch import offset_after
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import LogId
 from oncelog.model.limits import FETCH_BYTES_MAX, FETCH_PARTITIONS_MAX, FETCHES_WAITING_MAX
-from oncelog.wire.hot import FetchedPartition, fetch_reply
+from oncelog.wire.hot import FetchedPartition, fetch_reply, fetch_reply_in_steps
 
 if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
@@ -31,8 +34,22 @@ _ID_VERSION = 13
 #: Longest time that a fetch waits, whatever the client asks for, for its client may be gone long since; ms.
 _WAIT_MS_MAX = 60_000
 _READ_COMMITTED = 1
+#: Partitions that are looked up, or read, in one step.
+_PARTITIONS_A_STEP: Final = 1_000
 
 Key = tuple[str | UUID, int]
+#: High watermark, last stable offset, start.
+Shown: TypeAlias = tuple[int, int, int]
+
+
+class Bounds(NamedTuple):
+    """What readers may see of a partition, and where those of one isolation end."""
+
+    shown: Shown
+    end: int
+
+
+_NOTHING_SEEN: Final = Bounds((-1, -1, -1), -1)
 
 
 class Wanted:
@@ -43,7 +60,15 @@ class Wanted:
     def __init__(self, key: Key, log: Log | ErrorCode, offset: int, bytes_max: int, leader_epoch: int) -> None:
         self.key, self.log = key, log
         self.offset, self.bytes_max, self.leader_epoch = offset, bytes_max, leader_epoch
-        self.shown: tuple[int, int, int] | None = None
+        self.shown: Shown | None = None
+
+    def bounds(self, *, is_committed: bool) -> Bounds:
+        """What may be seen now."""
+        log = self.log
+        if isinstance(log, Log):
+            shown = log.high_watermark, log.stable_offset, log.offset_start_visible
+            return Bounds(shown, offset_end(log, is_committed=is_committed))
+        return _NOTHING_SEEN
 
 
 class Session:
@@ -60,10 +85,19 @@ class Session:
         self.catalog_version = catalog_version
 
 
-class Waiting:
-    """A fetch under way."""
+Read: TypeAlias = list[tuple[Wanted, FetchedPartition]]
 
-    __slots__ = ("bytes_max", "bytes_min", "call", "is_committed", "is_incremental", "session", "timer", "wanted")
+
+class Waiting:
+    """A fetch under way.
+
+    One that goes in steps may be told meanwhile that there is more to see, and that its time is over.
+    """
+
+    __slots__ = (
+        "bytes_max", "bytes_min", "call", "is_committed", "is_due", "is_incremental", "is_reading", "is_stale", "session",
+        "timer", "wanted",
+    )  # fmt: skip
 
     def __init__(self, call: Call, wanted: list[Wanted], session: Session | None, *, is_incremental: bool) -> None:
         request = call.request
@@ -73,6 +107,12 @@ class Waiting:
         self.bytes_min = min(request.min_bytes, self.bytes_max)
         self.is_committed = getattr(request, "isolation_level", 0) == _READ_COMMITTED
         self.timer: Timer | None = None
+        self.is_reading = self.is_stale = self.is_due = False
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes more than one step to read."""
+        return len(self.wanted) >= _PARTITIONS_A_STEP
 
 
 class Fetching:
@@ -86,27 +126,53 @@ class Fetching:
 
     def fetch(self, call: Call) -> None:
         """Answer a Fetch now, or when there is enough, or when its time is over."""
+        self._broker.in_steps(call, self._fetch(call))
+
+    def _fetch(self, call: Call) -> Iterator[None]:
         try:
-            fetch = self._opened(call)
+            fetch = yield from self._opened(call)
         except Refusal as no:
             code = self._broker.refused(call, no)
             call.reply(fetch_reply(call.version, code, 0, []))
             return
         wait_ms = min(milliseconds(call.request.max_wait), _WAIT_MS_MAX)
-        partitions, is_enough = self._read(fetch)
         is_full = (
             self._waiting_count >= FETCHES_WAITING_MAX
             or self._waiting_partitions + len(fetch.wanted) > FETCH_PARTITIONS_MAX
         )
-        if is_enough or wait_ms <= 0 or is_full:
-            self._reply(fetch, partitions)
-            return
+        if wait_ms <= 0 or is_full:
+            read, _ = yield from self._reading(fetch)
+            yield from self._replying(fetch, read)
+        elif fetch.is_long:
+            # It must not miss what becomes visible between two steps.
+            self._wait(fetch, wait_ms)
+            yield from self._look(fetch)
+        else:
+            read, is_enough = yield from self._reading(fetch)
+            if is_enough:
+                yield from self._replying(fetch, read)
+            else:
+                self._wait(fetch, wait_ms)
+
+    def _wait(self, fetch: Waiting, wait_ms: int) -> None:
         for wanted in fetch.wanted:
             if isinstance(wanted.log, Log):
                 self._waiting.setdefault(wanted.log.id, {})[fetch] = None
         self._waiting_count += 1
         self._waiting_partitions += len(fetch.wanted)
         fetch.timer = self._broker.loop.call_later(wait_ms / 1000, lambda: self._finish(fetch))
+
+    def _look(self, fetch: Waiting) -> Iterator[None]:
+        """In steps, for a fetch that waits: answer if there is enough, or if its time is over meanwhile."""
+        fetch.is_reading = fetch.is_stale = True
+        while fetch.is_stale:
+            fetch.is_stale = False
+            read, is_enough = yield from self._reading(fetch)
+            if is_enough or fetch.is_due:
+                self._forget(fetch)
+                yield from self._replying(fetch, read)
+                return
+        fetch.is_reading = False
 
     def wake(self, visible: Iterable[Visible]) -> None:
         """Readers see more of some logs: answer the fetches that have enough now."""
@@ -116,10 +182,10 @@ class Fetching:
             if fetches:
                 woken.update(fetches)
         for fetch in woken:
-            partitions, is_enough = self._read(fetch)
-            if is_enough:
-                self._forget(fetch)
-                self._reply(fetch, partitions)
+            if fetch.is_reading:
+                fetch.is_stale = True
+            else:
+                self._broker.in_steps(fetch.call, self._look(fetch))
 
     def close(self) -> None:
         """Answer all that wait with what there is."""
@@ -133,9 +199,9 @@ class Fetching:
         return self._waiting_count
 
     def _finish(self, fetch: Waiting) -> None:
-        self._forget(fetch)
-        partitions, _ = self._read(fetch)
-        self._reply(fetch, partitions)
+        fetch.is_due = True
+        if not fetch.is_reading:
+            self._broker.in_steps(fetch.call, self._look(fetch))
 
     def _forget(self, fetch: Waiting) -> None:
         if fetch.timer is not None:
@@ -152,16 +218,19 @@ class Fetching:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def _read(self, fetch: Waiting) -> tuple[list[tuple[Wanted, FetchedPartition]], bool]:
-        """Every partition as it is now, and whether that is enough to answer."""
+    def _reading(self, fetch: Waiting) -> Generator[None, None, tuple[Read, bool]]:
+        """Every partition as it was when the reading began, and whether that is enough to answer."""
         bytes_left = min(fetch.bytes_max, self._broker.state.settings.fetch_bytes_max)
         bytes_read = 0
         is_any_error = False
-        partitions: list[tuple[Wanted, FetchedPartition]] = []
-        for wanted in fetch.wanted:
-            if fetch.is_incremental and self._is_told(wanted, fetch.is_committed):
+        partitions: Read = []
+        noted = [wanted.bounds(is_committed=fetch.is_committed) for wanted in fetch.wanted]
+        for number, (wanted, bounds) in enumerate(zip(fetch.wanted, noted, strict=True), 1):
+            if number % _PARTITIONS_A_STEP == 0:
+                yield
+            if fetch.is_incremental and self._is_told(wanted, bounds):
                 continue
-            part = self._read_partition(wanted, fetch.is_committed, bytes_left)
+            part = self._read_partition(wanted, bounds, fetch.is_committed, bytes_left)
             if part.error:
                 is_any_error = True
             elif part.records:
@@ -172,18 +241,14 @@ class Fetching:
         is_enough = is_any_error or bytes_read >= fetch.bytes_min or not fetch.wanted
         return partitions, is_enough
 
-    def _is_told(self, wanted: Wanted, is_committed: bool) -> bool:
+    def _is_told(self, wanted: Wanted, bounds: Bounds) -> bool:
         """Whether the session's client knows all that there is to say: most partitions of a large session, most times."""
         log = wanted.log
-        if wanted.shown is None or not isinstance(log, Log) or wanted.leader_epoch > 0:
+        if wanted.shown != bounds.shown or wanted.leader_epoch > 0 or not isinstance(log, Log):
             return False
-        return (
-            wanted.offset == (log.stable_offset if is_committed else log.high_watermark)
-            and wanted.shown == (log.high_watermark, log.stable_offset, log.offset_start_visible)
-            and log.id in self._broker.state.logs
-        )
+        return wanted.offset == bounds.end and log.id in self._broker.state.logs
 
-    def _read_partition(self, wanted: Wanted, is_committed: bool, bytes_left: int) -> FetchedPartition:
+    def _read_partition(self, wanted: Wanted, bounds: Bounds, is_committed: bool, bytes_left: int) -> FetchedPartition:
         log, index = wanted.log, wanted.key[1]
         try:
             if isinstance(log, ErrorCode):
@@ -194,21 +259,21 @@ class Fetching:
             check_offset(log, wanted.offset)
         except Refusal as no:
             return FetchedPartition(index, no.code, -1, -1, -1, None, ())
-        end = offset_end(log, is_committed=is_committed)
+        end = bounds.end
         pieces: list[bytes | memoryview] = []
         if wanted.offset < end and bytes_left > 0:
             pieces = self._broker.storage.read(
                 log.id, wanted.offset, offset_end=end, bytes_max=min(wanted.bytes_max, bytes_left)
             )
         aborted = _aborted(log, wanted.offset, pieces) if is_committed else None
-        return FetchedPartition(
-            index, 0, log.high_watermark, log.stable_offset, log.offset_start_visible, aborted, pieces
-        )
+        return FetchedPartition(index, 0, *bounds.shown, aborted, pieces)
 
-    def _reply(self, fetch: Waiting, partitions: list[tuple[Wanted, FetchedPartition]]) -> None:
+    def _replying(self, fetch: Waiting, partitions: Read) -> Iterator[None]:
         session = fetch.session
         topics: dict[str | UUID, list[FetchedPartition]] = {}
-        for wanted, part in partitions:
+        for number, (wanted, part) in enumerate(partitions, 1):
+            if number % _PARTITIONS_A_STEP == 0:
+                yield
             if session is not None:
                 shown = (part.high_watermark, part.last_stable_offset, part.log_start_offset)
                 is_news = bool(part.error or part.records) or shown != wanted.shown
@@ -220,18 +285,19 @@ class Fetching:
                     continue
             topics.setdefault(wanted.key[0], []).append(part)
         session_id = session.id if session is not None else 0
-        fetch.call.reply(fetch_reply(fetch.call.version, 0, session_id, list(topics.items())))
+        body = yield from fetch_reply_in_steps(fetch.call.version, 0, session_id, list(topics.items()))
+        fetch.call.reply(body)
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
-    def _opened(self, call: Call) -> Waiting:
+    def _opened(self, call: Call) -> Generator[None, None, Waiting]:
         """The fetch that the request asks for, with its session (KIP-227). Raises Refusal for a wrong session."""
         request = call.request
         session_id = getattr(request, "session_id", 0)
         epoch = getattr(request, "session_epoch", -1)
         if epoch == -1 or epoch == 0:
             self._sessions.pop(session_id, None)
-            wanted = self._named(call)
+            wanted = yield from self._named(call)
             session = self._new_session(wanted, has_ids=call.version >= _ID_VERSION) if epoch == 0 else None
             return Waiting(call, list(wanted.values()), session, is_incremental=False)
         session = self._sessions.get(session_id)
@@ -246,7 +312,7 @@ class Fetching:
         session.epoch = 1 if epoch == 2**31 - 1 else epoch + 1
         self._sessions.move_to_end(session_id)
         self._look_up_again(session)
-        for key, wanted_now in self._named(call).items():
+        for key, wanted_now in (yield from self._named(call)).items():
             before = session.wanted.get(key)
             if before is not None:
                 wanted_now.shown = before.shown
@@ -292,10 +358,11 @@ class Fetching:
                 # A new object: an older fetch may still wait with the one of before.
                 session.wanted[key] = Wanted(key, log, wanted.offset, wanted.bytes_max, wanted.leader_epoch)
 
-    def _named(self, call: Call) -> dict[Key, Wanted]:
+    def _named(self, call: Call) -> Generator[None, None, dict[Key, Wanted]]:
         """The partitions that the request itself names."""
         state = self._broker.state
         wanted: dict[Key, Wanted] = {}
+        count = 0
         for topic in call.request.topics:
             unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
             key: str | UUID
@@ -307,6 +374,9 @@ class Fetching:
             else:
                 key = name = topic.topic
             for part in topic.partitions:
+                count += 1
+                if count % _PARTITIONS_A_STEP == 0:
+                    yield
                 log: Any = state.log_of(name, part.partition) or unknown
                 wanted[key, part.partition] = Wanted(
                     (key, part.partition),

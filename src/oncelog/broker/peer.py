@@ -22,3 +22,6 @@ class Peer(Protocol):
 
     def close(self, why: str) -> None:
         """Close the connection; ``why`` is for the log."""
+
+    def go_on(self) -> None:
+        """A request that went in steps is done: what came after it may be read."""

@@ -135,11 +135,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _must_wait(self) -> bool:
         """Whether no more may be asked by this connection now."""
-        return (
+        return bool(
             len(self._calls) >= REQUESTS_IN_FLIGHT_MAX
             or self._out_bytes + self._kept_bytes > REPLY_BYTES_PENDING_MAX
             or self._is_writing_paused
             or self._server.is_stopping
+            or (self._calls and self._calls[-1].is_in_steps)
             or (self.is_writer and self._server.is_pressed)
         )
 

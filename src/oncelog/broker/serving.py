@@ -27,6 +27,8 @@ from oncelog.model.errors import StorageError
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _NS_PER_MS: Final = 1_000_000
+#: Collections of the middle generation before one of everything; Python's own is 10.
+_FULL_COLLECTION_EVERY: Final = 1_000
 
 
 class Ended(Exception):
@@ -58,6 +60,7 @@ async def _serve(settings: Settings, log: Log, began_ns: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, _Stopping(loop, ended, log))
     gc.freeze()
+    collect_rarely()
     _warn(settings, log)
     _say_ready(node, began_ns)
     failure = await ended
@@ -68,6 +71,16 @@ async def _serve(settings: Settings, log: Log, began_ns: int) -> None:
     if failure is not None:
         raise Ended(failure)
     log.info("stopped")
+
+
+def collect_rarely() -> None:
+    """Look through everything for cycles a hundred times more rarely than Python does, young objects as often as ever.
+
+    It takes a microsecond for each object that is kept, a tenth of a second for 50,000 partitions, and one request that names
+    as many would make it happen twice. What the broker makes and lets go holds hardly any cycles.
+    """
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _FULL_COLLECTION_EVERY)
 
 
 class _Stopping:

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from oncelog.engine import configs
-from oncelog.engine.catalog import check_name, check_named_once
+from oncelog.engine.catalog import Naming, check_name
 from oncelog.engine.config_tables import BROKER_SETTINGS, TOPIC_SETTINGS, Kind, Setting
 from oncelog.engine.decision import Decision
 from oncelog.engine.state import State
@@ -63,19 +63,25 @@ class Alteration(NamedTuple):
 
 
 def decide_alter_configs(
-    state: State, wanted: Sequence[Alteration], *, node_id: int, validate_only: bool, is_incremental: bool
+    state: State,
+    wanted: Sequence[Alteration],
+    *,
+    node_id: int,
+    validate_only: bool,
+    is_incremental: bool,
+    naming: Naming | None = None,
 ) -> Decision:
-    """Change settings. The reply is the tree of both APIs.
+    """Change settings. The reply is the tree of both APIs. ``naming`` is of the whole request, if this is a part.
 
     Not ``is_incremental``: what is named replaces all that was set, the rest goes back to the defaults.
     """
-    counts = Counter(one[:2] for one in wanted)
+    naming = naming or Naming(one[:2] for one in wanted)
     rows: list[Row] = []
     results: list[dict[str, Any]] = []
     for one in wanted:
         code, why = ErrorCode.NONE, None
         try:
-            check_named_once(counts[one[:2]], len(wanted))
+            naming.check(one[:2])
             rows += _alter(state, one, node_id, is_incremental=is_incremental)
         except Refusal as no:
             code, why = no.code, no.why

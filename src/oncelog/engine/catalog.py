@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from oncelog.engine import configs
 from oncelog.engine.decision import Decision
 from oncelog.engine.state import State
 from oncelog.model.errors import ErrorCode, Refusal, SettingError
-from oncelog.model.ids import LogId
+from oncelog.model.ids import LogId, TopicPartition
 from oncelog.model.limits import (
     PARTITIONS_MAX,
     PARTITIONS_PER_TOPIC_MAX,
@@ -59,22 +59,33 @@ def check_name(name: str) -> None:
     raise Refusal(ErrorCode.INVALID_TOPIC_EXCEPTION, why)
 
 
-def check_named_once(count: int, total: int) -> None:
-    """Whether a request may name a resource ``count`` times and ``total`` resources in all. Raises Refusal."""
-    if total > RESOURCES_PER_REQUEST_MAX:
-        raise Refusal(
-            ErrorCode.POLICY_VIOLATION,
-            f"{total} topics or resources in one request; send at most {RESOURCES_PER_REQUEST_MAX} at once",
-        )
-    if count > 1:
-        raise Refusal(ErrorCode.INVALID_REQUEST, "it is named more than once in the request")
+class Naming:
+    """What a whole request names. Who decides about a part of it must know: each resource once, and not too many in all."""
+
+    def __init__(self, keys: Iterable[Hashable]) -> None:
+        self._counts = Counter(keys)
+        self._total = self._counts.total()
+
+    def check(self, key: Hashable) -> None:
+        """Whether the request may name this resource. Raises Refusal."""
+        if self._total > RESOURCES_PER_REQUEST_MAX:
+            raise Refusal(
+                ErrorCode.POLICY_VIOLATION,
+                f"{self._total} topics or resources in one request; send at most {RESOURCES_PER_REQUEST_MAX} at once",
+            )
+        if self._counts[key] > 1:
+            raise Refusal(ErrorCode.INVALID_REQUEST, "it is named more than once in the request")
 
 
 # -- topics are made --------------------------------------------------------------------------------------------------
 
 
-class _Draft:
-    """What one request has added so far: the next topic of it must fit in beside the ones before."""
+class Draft:
+    """What one request has added so far: the next topic of it must fit in beside the ones before.
+
+    A request that only wants to know is decided in parts with the same draft; else each part has its own, for what the
+    parts before have added is in the state then.
+    """
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -128,15 +139,25 @@ class _Draft:
 
 
 def decide_create_topics(
-    state: State, wanted: Sequence[NewTopic], *, node_id: int, validate_only: bool, now_ms: int
+    state: State,
+    wanted: Sequence[NewTopic],
+    *,
+    node_id: int,
+    validate_only: bool,
+    now_ms: int,
+    naming: Naming | None = None,
+    draft: Draft | None = None,
 ) -> Decision:
-    """Make topics. The reply is CreateTopics' tree; what is refused has its own error there."""
-    counts = Counter(topic.name for topic in wanted)
-    draft = _Draft(state)
+    """Make topics. The reply is CreateTopics' tree; what is refused has its own error there.
+
+    ``wanted`` may be a part of a request: ``naming`` is the whole then, and ``draft`` that of the parts before.
+    """
+    naming = naming or Naming(topic.name for topic in wanted)
+    draft = draft or Draft(state)
     results: dict[str, dict[str, Any]] = {}
     for topic in wanted:
         try:
-            check_named_once(counts[topic.name], len(wanted))
+            naming.check(topic.name)
             results[topic.name] = _create(draft, topic, node_id, now_ms)
         except Refusal as no:
             results[topic.name] = {
@@ -152,7 +173,7 @@ def decide_create_topics(
     return Decision(rows=() if validate_only else tuple(draft.rows), reply=reply)
 
 
-def _create(draft: _Draft, wanted: NewTopic, node_id: int, now_ms: int) -> dict[str, Any]:
+def _create(draft: Draft, wanted: NewTopic, node_id: int, now_ms: int) -> dict[str, Any]:
     """Add the topic's row to the draft, or raise Refusal; the result's tree."""
     state, name = draft.state, wanted.name
     check_name(name)
@@ -245,16 +266,22 @@ class MorePartitions(NamedTuple):
 
 
 def decide_create_partitions(
-    state: State, wanted: Sequence[MorePartitions], *, node_id: int, validate_only: bool
+    state: State,
+    wanted: Sequence[MorePartitions],
+    *,
+    node_id: int,
+    validate_only: bool,
+    naming: Naming | None = None,
+    draft: Draft | None = None,
 ) -> Decision:
-    """Add partitions to topics. The reply is CreatePartitions' tree."""
-    counts = Counter(more.topic for more in wanted)
-    draft = _Draft(state)
+    """Add partitions to topics. The reply is CreatePartitions' tree; ``naming`` and ``draft`` as for new topics."""
+    naming = naming or Naming(more.topic for more in wanted)
+    draft = draft or Draft(state)
     results: dict[str, dict[str, Any]] = {}
     for more in wanted:
         code, why = ErrorCode.NONE, None
         try:
-            check_named_once(counts[more.topic], len(wanted))
+            naming.check(more.topic)
             _grow(draft, more, node_id)
         except Refusal as no:
             code, why = no.code, no.why
@@ -263,7 +290,7 @@ def decide_create_partitions(
     return Decision(rows=() if validate_only else tuple(draft.rows), reply=reply)
 
 
-def _grow(draft: _Draft, more: MorePartitions, node_id: int) -> None:
+def _grow(draft: Draft, more: MorePartitions, node_id: int) -> None:
     topic = draft.state.topics.get(more.topic)
     if topic is None:
         raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"no topic {configs.brief(more.topic)!r}")
@@ -296,20 +323,20 @@ class OldTopic(NamedTuple):
     id: UUID | None = None
 
 
-def decide_delete_topics(state: State, wanted: Sequence[OldTopic]) -> Decision:
+def decide_delete_topics(state: State, wanted: Sequence[OldTopic], *, naming: Naming | None = None) -> Decision:
     """Delete topics and the offsets that groups have committed for them. The reply is DeleteTopics' tree.
 
     Pending offsets go with the topic, their group stays with its transaction (rule O5). A transaction that is open on the topic
     simply has one log less.
     """
-    counts = Counter(_topic_of(state, old) for old in wanted)
+    naming = naming or Naming(topic_of(state, old) for old in wanted)
     deleted: dict[str, Row] = {}
     results: list[dict[str, Any]] = []
     refused: set[OldTopic] = set()
     for old in wanted:
         name, topic_id, code, why = old.name, old.id, ErrorCode.NONE, None
         try:
-            check_named_once(counts[_topic_of(state, old)], len(wanted))
+            naming.check(topic_of(state, old))
             topic = _deletable(state, old)
             name, topic_id = topic.name, topic.id
             deleted[name] = TopicDeleted(name)
@@ -323,7 +350,7 @@ def decide_delete_topics(state: State, wanted: Sequence[OldTopic]) -> Decision:
     return Decision(rows=rows, reply={"throttle_time": 0, "responses": results})
 
 
-def _topic_of(state: State, old: OldTopic) -> str | UUID | None:
+def topic_of(state: State, old: OldTopic) -> str | UUID | None:
     """What stands for the topic, whichever way it is named."""
     if old.name is not None:
         return old.name
@@ -346,13 +373,12 @@ def _deletable(state: State, old: OldTopic) -> Topic:
 
 def _offsets_of(state: State, names: Set[str]) -> list[Row]:
     """Rows that delete what groups have committed for some topics."""
-    if not names:
-        return []
     return [
-        GroupOffsetDeleted(group, at.topic, at.partition)
-        for group, offsets in state.offsets.committed.items()
-        for at in offsets
-        if at.topic in names
+        GroupOffsetDeleted(group, name, index)
+        for name in names
+        for group in state.offsets.groups_of(name)
+        for index in range(len(state.topics[name].logs))
+        if TopicPartition(name, index) in state.offsets.committed[group]
     ]
 
 

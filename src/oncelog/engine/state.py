@@ -124,6 +124,8 @@ class State:
         self.static_configs: dict[str, str] = dict(static or {})
         self.dynamic_configs: dict[str, str] = {}
         self.settings: BrokerSettings = resolve_broker(self.static_configs, self.dynamic_configs)
+        #: Whether settings of the broker have changed that topics may take theirs from; only inside ``apply``.
+        self._is_unresolved = False
         self.version = 0
         self.catalog_version = 0
         self.topics: dict[str, Topic] = {}
@@ -202,6 +204,8 @@ class State:
         self.version += 1
         for row in rows:
             self._put[type(row)](row, now_ms)
+        if self._is_unresolved:
+            self._resolve_settings()
         for batch in batches:
             self._append(batch, now_ms)
 
@@ -297,9 +301,19 @@ class State:
             self.dynamic_configs.pop(row.name, None)
         else:
             self.dynamic_configs[row.name] = row.value
+        self._is_unresolved = True
+
+    def _resolve_settings(self) -> None:
+        """After all that one decision changes. Most topics have the same settings of their own, which are resolved once."""
+        self._is_unresolved = False
         self.settings = resolve_broker(self.static_configs, self.dynamic_configs)
+        resolved: dict[tuple[tuple[str, str], ...], TopicSettings] = {}
         for topic in self.topics.values():
-            settings = resolve_topic(self.static_configs, self.dynamic_configs, topic.configs)
+            key = tuple(topic.configs.items())
+            settings = resolved.get(key)
+            if settings is None:
+                settings = resolve_topic(self.static_configs, self.dynamic_configs, topic.configs)
+                resolved[key] = settings
             for log_id in topic.logs:
                 self.logs[log_id].settings = settings
 

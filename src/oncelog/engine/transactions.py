@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from oncelog.engine.decision import Append, Decision, Level
 from oncelog.engine.partitions import check_current, joined
 from oncelog.engine.state import Log, State
-from oncelog.model.batch import control_batch, read_header
+from oncelog.model.batch import control_batch, control_header
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import EPOCH_MAX, NO_EPOCH, NO_PRODUCER, Epoch, LogId, ProducerId
 from oncelog.model.limits import ID_CHARACTERS_MAX, TRANSACTIONAL_IDS_MAX
@@ -444,6 +444,13 @@ def _end_everywhere(
 
 
 def _marker(log: Log, session: Session, commit: bool, now_ms: int, coordinator_epoch: int) -> Append:
+    header = control_header(
+        producer_id=session.producer_id,
+        epoch=session.epoch,
+        commit=commit,
+        timestamp_ms=now_ms,
+        coordinator_epoch=coordinator_epoch,
+    )
     data = control_batch(
         log.offset_next,
         producer_id=session.producer_id,
@@ -452,7 +459,7 @@ def _marker(log: Log, session: Session, commit: bool, now_ms: int, coordinator_e
         timestamp_ms=now_ms,
         coordinator_epoch=coordinator_epoch,
     )
-    return Append(log.id, log.offset_next, read_header(data), data)
+    return Append(log.id, log.offset_next, header, data)
 
 
 def _verb(commit: bool) -> str:

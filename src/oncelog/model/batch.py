@@ -9,6 +9,7 @@ Rules P4, R3; KIP-98 (format).
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Final
 
 from crc32c import crc32c
@@ -24,6 +25,7 @@ HEADER_BYTES: Final = _HEADER.size  # 61
 LENGTH_OVERHEAD_BYTES: Final = 12
 _CRC_FROM: Final = 21
 _STAMP: Final = struct.Struct(">qii")
+_BASE_OFFSET: Final = struct.Struct(">q")
 
 _COMPRESSION_MAX: Final = 4
 
@@ -103,6 +105,22 @@ def control_batch(
 
     Key int16 0, int16 (0 abort, 1 commit); value int16 0, int32 coordinator epoch.
     """
+    _, rest = _control_rest(producer_id, epoch, commit, timestamp_ms, coordinator_epoch)
+    return _BASE_OFFSET.pack(base_offset) + rest
+
+
+def control_header(
+    *, producer_id: ProducerId, epoch: Epoch, commit: bool, timestamp_ms: int, coordinator_epoch: int = 0
+) -> BatchHeader:
+    """The header of such a batch, with base offset 0."""
+    return _control_rest(producer_id, epoch, commit, timestamp_ms, coordinator_epoch)[0]
+
+
+@lru_cache(maxsize=4)
+def _control_rest(
+    producer_id: ProducerId, epoch: Epoch, commit: bool, timestamp_ms: int, coordinator_epoch: int
+) -> tuple[BatchHeader, bytes]:
+    """All but the base offset, which the CRC does not cover: the same for all partitions of a transaction."""
     key = struct.pack(">hh", 0, CONTROL_COMMIT if commit else CONTROL_ABORT)
     value = struct.pack(">hi", 0, coordinator_epoch)
     # attributes, timestamp delta 0, offset delta 0, key, value, no headers; lengths are zigzag varints below 64
@@ -112,7 +130,8 @@ def control_batch(
         struct.pack(">hiqqqhii", TRANSACTIONAL | CONTROL, 0, timestamp_ms, timestamp_ms, producer_id, epoch, -1, 1)
         + body
     )
-    return _STAMP.pack(base_offset, len(tail) + 9, 0) + b"\x02" + struct.pack(">I", crc32c(tail)) + tail
+    whole = _STAMP.pack(0, len(tail) + 9, 0) + b"\x02" + struct.pack(">I", crc32c(tail)) + tail
+    return read_header(whole), whole[_BASE_OFFSET.size :]
 
 
 def control_outcome(data: bytes | memoryview) -> bool:

@@ -21,6 +21,10 @@ REPLY_BYTES_TOTAL_MAX: Final = 512 * 1024 * 1024
 REPLY_STALL_SECONDS_MAX: Final = 60
 #: Seconds in which a connection that has begun a frame must send some more of it.
 FRAME_STALL_SECONDS_MAX: Final = 60
+#: Requests that go in steps and wait for their turn, and the bytes of their frames; above it one is done in one go. Decoded, a
+#: request takes ten to thirty times its bytes, and what its first step has made up to a megabyte.
+STEPPED_REQUESTS_MAX: Final = 200
+STEPPED_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Bytes that all connections together may have under way as unfinished frames.
 FRAME_BYTES_TOTAL_MAX: Final = 512 * 1024 * 1024
 #: Bytes appended to the journal and not yet written or synced; above it connections that write are not read.
@@ -47,8 +51,10 @@ TOPIC_NAME_CHARACTERS_MAX: Final = 249
 ID_CHARACTERS_MAX: Final = 1_024
 #: Transactional ids known.
 TRANSACTIONAL_IDS_MAX: Final = 100_000
-#: Partitions and groups of one open transaction.
-TRANSACTION_PARTITIONS_MAX: Final = 50_000
+#: Partitions and groups of one open transaction: its end is one decision, which holds the loop for 4 µs for each.
+TRANSACTION_PARTITIONS_MAX: Final = 10_000
+#: Offsets that one open transaction holds, of all its groups: its end commits them in the same decision, 1 µs each.
+TRANSACTION_OFFSETS_MAX: Final = 50_000
 #: Producers remembered by one partition; the one that has been idle for longest is forgotten first.
 PRODUCERS_PER_PARTITION_MAX: Final = 100_000
 #: Producer ids whose connections are remembered for rule D4.

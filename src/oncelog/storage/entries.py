@@ -35,8 +35,9 @@ BATCH_BYTES: Final = _BATCH.size
 _TAG_AT: Final = 16
 _TAG_MARK: Final = 0x4F4E << 48
 _UNSYNCED_MAX: Final = 2**32 - 1
-#: Entries up to here are joined; larger batches are written from where they are.
+#: Entries up to here are joined, and those of many small pieces; larger batches are written from where they are.
 _JOIN_BYTES_MAX: Final = 8_192
+_JOIN_MEAN_BYTES_MAX: Final = 512
 #: Bytes of a replayed batch that are handed out: the header, and the whole of a control batch.
 REPLAYED_BYTES: Final = 128
 
@@ -76,7 +77,7 @@ def encode_entry(
         pieces.append(rows)
         pieces += (batch[4] for batch in batches)
     size = sum(map(len, pieces))
-    if size <= _JOIN_BYTES_MAX:
+    if size <= _JOIN_BYTES_MAX or size < _JOIN_MEAN_BYTES_MAX * len(pieces):
         whole = b"".join(pieces)
         parts += (_FRAME.pack(size - _REST.size, crc32c(whole)), whole)
         return

@@ -261,6 +261,10 @@ class _Ended(Peer):
         """As the connection itself."""
         self._peer.close(why)
 
+    def go_on(self) -> None:
+        """As the connection itself."""
+        self._peer.go_on()
+
 
 def _kill(process: int | None) -> None:
     if process is None:

@@ -10,7 +10,7 @@ The oracle of the tests is kio's writer, as for replies.py.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -112,6 +112,8 @@ _fetched_5 = struct.Struct(">ihqqq").pack
 #: Throttle time, error, session.
 _fetch_head_7 = struct.Struct(">ihi").pack
 _NO_REPLICA: Final = b"\xff\xff\xff\xff"
+#: Partitions that are encoded in one step.
+_PARTITIONS_A_STEP: Final = 1_000
 
 
 def fetch_reply(
@@ -121,6 +123,20 @@ def fetch_reply(
 
     ``error`` and ``session_id`` exist from version 7 on.
     """
+    steps = fetch_reply_in_steps(version, error, session_id, topics)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            pieces: list[bytes | memoryview] = end.value
+            return pieces
+
+
+def fetch_reply_in_steps(
+    version: int, error: int, session_id: int, topics: Sequence[tuple[str | UUID, Sequence[FetchedPartition]]]
+) -> Generator[None, None, list[bytes | memoryview]]:
+    """The same in steps."""
+    count_left = _PARTITIONS_A_STEP
     pieces: list[bytes | memoryview] = []
     parts = [_NO_THROTTLE if version < 7 else _fetch_head_7(0, error, session_id)]
     is_flexible = version >= 12
@@ -134,6 +150,10 @@ def fetch_reply(
             parts.append(plain_string(topic))
         parts.append(count(len(partitions)))
         for part in partitions:
+            count_left -= 1
+            if count_left == 0:
+                count_left = _PARTITIONS_A_STEP
+                yield
             _add_partition(parts, version, part)
             if part.records:
                 parts.append(count(sum(map(len, part.records))))

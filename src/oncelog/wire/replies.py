@@ -8,12 +8,15 @@ must be there (KeyError: our own bug). Tagged fields are written only if they di
 
 An encoder is made from the message's shape when an API and version is first answered: straight Python source, where fields of
 fixed size that follow each other are packed with one call. The oracle is kio's own writer (tests/properties).
+
+What may be long is encoded in steps, by a generator from the same source; ``Each`` is an array whose elements are made in
+the step that encodes them.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -23,6 +26,7 @@ from oncelog.wire.requests import API_VERSIONS, is_flexible
 from oncelog.wire.shapes import FieldShape, Required, Shape, message_class, shape_of
 
 Encoder = Callable[[Mapping[str, Any]], bytes]
+SteppingEncoder = Callable[[Mapping[str, Any]], Generator[None, None, list[bytes]]]
 
 _FORMATS: Final = {
     "int8": "b", "uint8": "B", "bool": "?", "int16": "h", "uint16": "H", "error_code": "h", "int32": "i", "uint32": "I",
@@ -36,7 +40,26 @@ _flexible_head = struct.Struct(">iiB").pack
 _int16 = struct.Struct(">h").pack
 _int32 = struct.Struct(">i").pack
 
+#: Elements of arrays that are encoded in one step: about a millisecond.
+_ELEMENTS_A_STEP: Final = 1_000
+
 _encoders: dict[tuple[int, int], Encoder] = {}
+_stepping_encoders: dict[tuple[int, int], SteppingEncoder] = {}
+
+
+class Each:
+    """An array of a tree: ``make`` of each of ``of``, called when it is encoded. ``of`` must stay as it is until then."""
+
+    __slots__ = ("_make", "_of")
+
+    def __init__(self, make: Callable[[Any], Any], of: Collection[Any]) -> None:
+        self._make, self._of = make, of
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._make, self._of)
 
 
 def encode_reply(api_key: int, version: int, tree: Mapping[str, Any]) -> bytes:
@@ -45,6 +68,18 @@ def encode_reply(api_key: int, version: int, tree: Mapping[str, Any]) -> bytes:
     if encoder is None:
         encoder = _encoders[api_key, version] = make_encoder(shape_of(message_class(api_key, version, "response")))
     return encoder(tree)
+
+
+def encode_reply_in_steps(
+    api_key: int, version: int, tree: Mapping[str, Any]
+) -> Generator[None, None, bytes | list[bytes]]:
+    """The same in steps of about a millisecond; the body in one piece or in several."""
+    encoder = _stepping_encoders.get((api_key, version))
+    if encoder is None:
+        shape = shape_of(message_class(api_key, version, "response"))
+        encoder = _stepping_encoders[api_key, version] = make_stepping_encoder(shape)
+    parts = yield from encoder(tree)
+    return parts if len(parts) > 1 else parts[0]
 
 
 def reply_head(api_key: int, version: int, correlation_id: int, body_bytes: int) -> bytes:
@@ -125,8 +160,20 @@ def make_encoder(shape: Shape) -> Encoder:
     return made
 
 
+def make_stepping_encoder(shape: Shape) -> SteppingEncoder:
+    """The encoder of a message's body in steps."""
+    source = _Source()
+    source.function("encode", lambda: source.shape(shape, "t"), in_steps=True)
+    exec(compile(source.text(), f"<encoder of {shape.name} in steps>", "exec"), source.names)
+    made: SteppingEncoder = source.names["encode"]
+    return made
+
+
 class _Source:
-    """Python source that grows. Inside a function: ``t`` the value to encode, ``push`` takes the next bytes."""
+    """Python source that grows. Inside a function: ``t`` the value to encode, ``push`` takes the next bytes.
+
+    In steps also: ``parts`` what the steps before have made, ``n`` elements since then.
+    """
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -134,6 +181,7 @@ class _Source:
         self._depth = 1
         self._count = 0
         self._packed: list[tuple[str, str]] = []
+        self._is_stepping = False
         self.names: dict[str, Any] = {
             f.__name__: f
             for f in (
@@ -147,17 +195,20 @@ class _Source:
         """All functions."""
         return "\n".join(line for function in self._functions for line in function)
 
-    def function(self, name: str, write_body: Callable[[], None]) -> None:
-        """A function that gives the bytes of its argument."""
-        outer = self._lines, self._depth, self._packed
-        self._lines, self._depth, self._packed = [f"def {name}(t):"], 1, []
+    def function(self, name: str, write_body: Callable[[], None], *, in_steps: bool = False) -> None:
+        """A function that gives the bytes of its argument; in steps, a generator that returns a list of them."""
+        outer = self._lines, self._depth, self._packed, self._is_stepping
+        self._lines, self._depth, self._packed, self._is_stepping = [f"def {name}(t):"], 1, [], in_steps
         self._line("out = []")
         self._line("push = out.append")
+        if in_steps:
+            self._line("parts, n = [], 0")
+            self._line("if 0: yield")
         write_body()
         self._flush()
-        self._line('return b"".join(out)')
+        self._line('return [*parts, b"".join(out)]' if in_steps else 'return b"".join(out)')
         self._functions.append(self._lines)
-        self._lines, self._depth, self._packed = outer
+        self._lines, self._depth, self._packed, self._is_stepping = outer
 
     def shape(self, shape: Shape, tree: str) -> None:
         """Push all fields of a mapping."""
@@ -233,6 +284,9 @@ class _Source:
         else:
             self._scalar(field.kind, item, is_flexible, is_nullable=False)
         self._flush()
+        if self._is_stepping:
+            self._line("n += 1")
+            self._line(f"if n >= {_ELEMENTS_A_STEP}: parts.append(b''.join(out)); out.clear(); n = 0; yield")
         self._depth -= 2
 
     def _scalar(self, kind: str, value: str, is_flexible: bool, *, is_nullable: bool) -> None:

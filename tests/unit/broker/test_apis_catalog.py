@@ -44,6 +44,8 @@ class QuietPeer(Peer):
     def close(self, why: str) -> None:
         raise AssertionError(f"closed: {why}")
 
+    def go_on(self) -> None: ...
+
 
 class SizedStorage(HandStorage):
     """Every log has as many bytes as its number."""

@@ -195,6 +195,27 @@ def test_replies_leave_in_the_order_of_the_requests(world: World) -> None:
     assert numbers(transport.written[0]) == [1, 2, 3]
 
 
+def test_nothing_more_is_read_while_a_request_goes_in_steps(world: World) -> None:
+    """Law 8: as Kafka does with every request; what came after it is routed when it is done."""
+    connection, transport = world.connect()
+
+    def route(call: Call) -> None:
+        world.calls.append(call)
+        call.is_in_steps = call.correlation_id == 2
+
+    world.route = route
+    feed(connection, heartbeat(1) + heartbeat(2) + heartbeat(3))
+    assert [call.correlation_id for call in world.calls] == [1, 2]
+    assert not transport.is_reading_now
+    world.calls[0].reply(world.calls[0].encode(OK))
+    world.loop.turn()
+    assert len(world.calls) == 2
+    world.calls[1].is_in_steps = False
+    connection.go_on()
+    assert [call.correlation_id for call in world.calls] == [1, 2, 3]
+    assert transport.is_reading_now
+
+
 def test_who_comes_again_and_again_has_so_many_lines(world: World) -> None:
     """Law 8: the log of a broker does not grow as fast as its worst client likes."""
     for _ in range(500):

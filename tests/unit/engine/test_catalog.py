@@ -257,7 +257,7 @@ def offset(group: str, topic: str, partition: int = 0) -> GroupOffset:
 def test_committed_offsets_go_with_their_topic() -> None:
     """O5: pending ones stay with their transaction."""
     world = World()
-    world.topic("a")
+    world.topic("a", 2)
     world.topic("b")
     pending = PendingOffset(world.init().producer_id, offset("g", "a"))
     rows = (offset("g", "a"), offset("g", "a", 1), offset("g", "b"), offset("h", "a"), pending)

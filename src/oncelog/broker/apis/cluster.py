@@ -9,15 +9,21 @@ synced: a topic that a crash could take back is not seen by anyone (rule D2).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from oncelog.broker.apis.parts import in_parts
+from oncelog.broker.apis.topics import topic_weight
 from oncelog.broker.call import Call, given_id
 from oncelog.engine.catalog import NewTopic, check_name, decide_create_topics
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.ids import LogId
+from oncelog.model.limits import RESOURCES_PER_REQUEST_MAX
 from oncelog.model.rows import Topic
 from oncelog.wire.metadata import OPERATIONS_UNASKED, BrokerAddress, metadata_reply, topic_piece
+from oncelog.wire.replies import Each
 
 if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
@@ -35,6 +41,9 @@ _CLUSTER_OPERATIONS: Final = sum(1 << operation for operation in (5, 7, 8, 9, 10
 _ENDPOINT_BROKERS: Final = 1
 _ENDPOINT_CONTROLLERS: Final = 2
 _ELECTION_TYPES: Final = (0, 1)
+#: What is looked up in one turn of the loop.
+_TOPICS_A_STEP: Final = 250
+_PARTITIONS_A_STEP: Final = 5_000
 
 
 def api_versions(broker: Broker, call: Call) -> None:
@@ -109,6 +118,10 @@ def metadata(broker: Broker, call: Call) -> None:
 
     An unknown topic is made if the client and auto.create.topics.enable allow it, and is answered in the same reply.
     """
+    broker.in_steps(call, _metadata(broker, call))
+
+
+def _metadata(broker: Broker, call: Call) -> Iterator[None]:
     request, version = call.request, call.version
     state = broker.state
     with_operations = getattr(request, "include_topic_authorized_operations", False)
@@ -119,15 +132,20 @@ def metadata(broker: Broker, call: Call) -> None:
             version, topic, leader_id=broker.node_id, with_operations=with_operations, kept_max=kept_max
         )
 
+    pieces: list[bytes] = []
     if request.topics is None or (version == 0 and not request.topics):
-        pieces = [shown(topic) for topic in state.topics.values()]
+        for topic in list(state.topics.values()):
+            pieces.append(shown(topic))
+            if len(pieces) % _TOPICS_A_STEP == 0:
+                yield
     else:
-        _make_missing(broker, call)
-        pieces = []
+        yield from _make_missing(broker, call)
         # Each topic once, however often it is named: a short request must not ask for a huge reply.
         for name, topic_id in dict.fromkeys(
             (one.name, given_id(getattr(one, "topic_id", None))) for one in request.topics
         ):
+            if len(pieces) % _TOPICS_A_STEP == _TOPICS_A_STEP - 1:
+                yield
             found = _find(broker, call, name, topic_id)
             if isinstance(found, Topic):
                 pieces.append(shown(found))
@@ -170,14 +188,19 @@ def _find(
     return name, None, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
-def _make_missing(broker: Broker, call: Call) -> None:
+def _make_missing(broker: Broker, call: Call) -> Iterator[None]:
     """Make the topics that are asked for and may be made; those that can't be made stay unknown."""
     request, state = call.request, broker.state
     if not (state.settings.is_auto_create and getattr(request, "allow_auto_topic_creation", True)):
         return
     missing = {asked.name for asked in request.topics if asked.name and asked.name not in state.topics}
-    if missing:
-        wanted = [NewTopic(name, broker.new_id()) for name in sorted(missing)]
+    if len(missing) > RESOURCES_PER_REQUEST_MAX:
+        return
+    weight = topic_weight(-1, state.settings.partitions_default)
+    for number, some in enumerate(in_parts(sorted(missing), lambda _: weight)):
+        if number:
+            yield
+        wanted = [NewTopic(name, broker.new_id()) for name in some]
         decision = decide_create_topics(
             state, wanted, node_id=broker.node_id, validate_only=False, now_ms=broker.now_ms()
         )
@@ -215,17 +238,23 @@ def describe_cluster(broker: Broker, call: Call) -> None:
 
 def describe_topic_partitions(broker: Broker, call: Call) -> None:
     """0 (KIP-966). Topics by name in order, from the cursor on, as many partitions as asked for; no topics: all of them."""
+    broker.in_steps(call, _describe_topic_partitions(broker, call))
+
+
+def _describe_topic_partitions(broker: Broker, call: Call) -> Iterator[None]:
     request, state = call.request, broker.state
     room = max(1, min(request.response_partition_limit, state.settings.partitions_described_max))
     names = sorted({topic.name for topic in request.topics} or state.topics)
     cursor = request.cursor
     if cursor is not None and cursor.partition_index < 0:
         topics = [_described_topic(name, None, ErrorCode.INVALID_REQUEST) for name in names]
-        broker.answer(call, {"throttle_time": 0, "topics": topics, "next_cursor": None})
+        yield from broker.answering_catalog(call, {"throttle_time": 0, "topics": topics, "next_cursor": None})
         return
     described: list[dict[str, Any]] = []
     next_cursor = None
-    for name in names:
+    for number, name in enumerate(names, 1):
+        if number % _TOPICS_A_STEP == 0:
+            yield
         if cursor is not None and name < cursor.topic_name:
             continue
         found = _find(broker, call, name, None)
@@ -244,7 +273,7 @@ def describe_topic_partitions(broker: Broker, call: Call) -> None:
         if end < len(found.logs):
             next_cursor = {"topic_name": name, "partition_index": end}
             break
-    broker.answer_catalog(call, {"throttle_time": 0, "topics": described, "next_cursor": next_cursor})
+    yield from broker.answering_catalog(call, {"throttle_time": 0, "topics": described, "next_cursor": next_cursor})
 
 
 def _described_topic(name: str, topic_id: UUID | None, code: ErrorCode) -> dict[str, Any]:
@@ -276,39 +305,51 @@ def describe_log_dirs(broker: Broker, call: Call) -> None:
     """1-5: one folder holds everything; null asks for all topics. From 3 with an error of its own, 4 with sizes of the disk,
     which are not told (-1). Partitions that are not here are left out, as in Kafka.
     """
+    broker.in_steps(call, _describe_log_dirs(broker, call))
+
+
+def _describe_log_dirs(broker: Broker, call: Call) -> Iterator[None]:
     state = broker.state
+    here: list[tuple[str, Sequence[tuple[int, LogId]]]] = []
     if call.request.topics is None:
-        asked: list[tuple[str, Iterable[int]]] = [
-            (topic.name, range(len(topic.logs))) for topic in state.topics.values()
-        ]
+        here = [(topic.name, tuple(enumerate(topic.logs))) for topic in state.topics.values()]
     else:
         named: dict[str, dict[int, None]] = {}
         for topic in call.request.topics:
             named.setdefault(topic.topic, {}).update(dict.fromkeys(topic.partitions))
-        asked = list(named.items())
-    topics = []
-    for name, indexes in asked:
-        logs = [log for index in indexes if (log := state.log_of(name, index)) is not None]
-        partitions = [
-            {
-                "partition_index": log.index,
-                "partition_size": broker.storage.bytes_retained(log.id),
-                "offset_lag": 0,
-                "is_future_key": False,
-            }
-            for log in logs
-        ]
-        if partitions:
-            topics.append({"name": name, "partitions": partitions})
+        looked_at = 0
+        for name, indexes in named.items():
+            looked_at += len(indexes)
+            if looked_at > _PARTITIONS_A_STEP:
+                looked_at = 0
+                yield
+            logs = [(index, log.id) for index in indexes if (log := state.log_of(name, index)) is not None]
+            if logs:
+                here.append((name, logs))
+
+    def of_topic(found: tuple[str, Sequence[tuple[int, LogId]]]) -> dict[str, Any]:
+        return {"name": found[0], "partitions": Each(partial(_partition_size, broker), found[1])}
+
     result = {
         "error_code": ErrorCode.NONE,
         "log_dir": broker.folder,
-        "topics": topics,
+        "topics": Each(of_topic, here),
         "total_bytes": -1,
         "usable_bytes": -1,
         "is_cordoned": False,
     }
-    broker.answer_read(call, {"throttle_time": 0, "error_code": ErrorCode.NONE, "results": [result]})
+    yield from broker.answering_read(call, {"throttle_time": 0, "error_code": ErrorCode.NONE, "results": [result]})
+
+
+def _partition_size(broker: Broker, found: tuple[int, LogId]) -> dict[str, Any]:
+    """The log may be gone by now; then it has no bytes."""
+    index, log = found
+    return {
+        "partition_index": index,
+        "partition_size": broker.storage.bytes_retained(log),
+        "offset_lag": 0,
+        "is_future_key": False,
+    }
 
 
 # -- leaders and replicas: one node has nothing to choose --------------------------------------------------------------
@@ -321,41 +362,44 @@ def elect_leaders(broker: Broker, call: Call) -> None:
         tree: dict[str, Any] = {"error_code": ErrorCode.INVALID_REQUEST, "replica_election_results": []}
         broker.answer(call, {"throttle_time": 0, **tree})
         return
-    results = []
+
+    def elected(topic: str, index: int) -> dict[str, Any]:
+        code = ErrorCode.ELECTION_NOT_NEEDED
+        if state.log_of(topic, index) is None:
+            code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        return {"partition_id": index, "error_code": code, "error_message": code.sentence}
+
+    def of_topic(topic: Any) -> dict[str, Any]:
+        return {"topic": topic.topic, "partition_result": Each(partial(elected, topic.topic), topic.partitions)}
+
     # Null asks for all partitions; then only those with a new leader are told, and there are none.
-    for topic in request.topic_partitions or ():
-        partitions = []
-        for index in topic.partitions:
-            code = ErrorCode.ELECTION_NOT_NEEDED
-            if state.log_of(topic.topic, index) is None:
-                code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-            partitions.append({"partition_id": index, "error_code": code, "error_message": code.sentence})
-        results.append({"topic": topic.topic, "partition_result": partitions})
+    results = Each(of_topic, request.topic_partitions or ())
     broker.answer_catalog(call, {"throttle_time": 0, "error_code": ErrorCode.NONE, "replica_election_results": results})
 
 
 def alter_partition_reassignments(broker: Broker, call: Call) -> None:
     """0-1. To this node alone: done already. To any other: refused. Nothing can be cancelled, for nothing moves."""
-    responses = []
-    for topic in call.request.topics:
-        partitions = []
-        for part in topic.partitions:
-            code = ErrorCode.NONE
-            if broker.state.log_of(topic.name, part.partition_index) is None:
-                code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-            elif part.replicas is None:
-                code = ErrorCode.NO_REASSIGNMENT_IN_PROGRESS
-            elif tuple(part.replicas) != (broker.node_id,):
-                code = ErrorCode.INVALID_REPLICA_ASSIGNMENT
-            why = code.sentence if code else None
-            partitions.append({"partition_index": part.partition_index, "error_code": code, "error_message": why})
-        responses.append({"name": topic.name, "partitions": partitions})
+
+    def reassigned(topic: str, part: Any) -> dict[str, Any]:
+        code = ErrorCode.NONE
+        if broker.state.log_of(topic, part.partition_index) is None:
+            code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        elif part.replicas is None:
+            code = ErrorCode.NO_REASSIGNMENT_IN_PROGRESS
+        elif tuple(part.replicas) != (broker.node_id,):
+            code = ErrorCode.INVALID_REPLICA_ASSIGNMENT
+        why = code.sentence if code else None
+        return {"partition_index": part.partition_index, "error_code": code, "error_message": why}
+
+    def of_topic(topic: Any) -> dict[str, Any]:
+        return {"name": topic.name, "partitions": Each(partial(reassigned, topic.name), topic.partitions)}
+
     tree = {
         "throttle_time": 0,
         "allow_replication_factor_change": getattr(call.request, "allow_replication_factor_change", True),
         "error_code": ErrorCode.NONE,
         "error_message": None,
-        "responses": responses,
+        "responses": Each(of_topic, call.request.topics),
     }
     broker.answer_catalog(call, tree)
 

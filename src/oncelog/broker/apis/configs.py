@@ -5,10 +5,11 @@ Topics and the broker have settings; log levels, client metrics and groups have 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from oncelog.broker.apis.parts import in_parts
 from oncelog.broker.call import Call
 from oncelog.engine import configs
 from oncelog.engine.alterations import (
@@ -18,9 +19,10 @@ from oncelog.engine.alterations import (
     check_resource,
     decide_alter_configs,
 )
-from oncelog.engine.catalog import check_named_once
+from oncelog.engine.catalog import Naming
 from oncelog.engine.configs import Shown, Source
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.wire.replies import Each
 
 if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
@@ -31,38 +33,38 @@ def describe_configs(broker: Broker, call: Call) -> None:
 
     The broker by the empty name ("all brokers") has only what was set while running.
     """
-    request = call.request
-    with_documentation = getattr(request, "include_documentation", False)
-    results = []
-    counts = Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
-    for resource in request.resources:
-        code, why = ErrorCode.NONE, None
-        shown: list[Shown] = []
-        try:
-            check_named_once(counts[resource.resource_type, resource.resource_name], len(request.resources))
-            shown = _shown(broker, resource.resource_type, resource.resource_name)
-        except Refusal as no:
-            code, why = broker.refused(call, no), no.why
-        keys = set(resource.configuration_keys or ())
-        results.append(
-            {
-                "error_code": code,
-                "error_message": why,
-                "resource_type": resource.resource_type,
-                "resource_name": resource.resource_name,
-                "configs": [
-                    _tree(
-                        one,
-                        is_topic=resource.resource_type == ResourceType.TOPIC,
-                        with_synonyms=request.include_synonyms,
-                        with_documentation=with_documentation,
-                    )
-                    for one in shown
-                    if not keys or one.setting.name in keys
-                ],
-            }
-        )
-    broker.answer_catalog(call, {"throttle_time": 0, "results": results})
+    resources = call.request.resources
+    naming = Naming((resource.resource_type, resource.resource_name) for resource in resources)
+    broker.answer_catalog(
+        call, {"throttle_time": 0, "results": Each(partial(_described, broker, call, naming), resources)}
+    )
+
+
+def _described(broker: Broker, call: Call, naming: Naming, resource: Any) -> dict[str, Any]:
+    code, why = ErrorCode.NONE, None
+    shown: list[Shown] = []
+    try:
+        naming.check((resource.resource_type, resource.resource_name))
+        shown = _shown(broker, resource.resource_type, resource.resource_name)
+    except Refusal as no:
+        code, why = broker.refused(call, no), no.why
+    keys = set(resource.configuration_keys or ())
+    return {
+        "error_code": code,
+        "error_message": why,
+        "resource_type": resource.resource_type,
+        "resource_name": resource.resource_name,
+        "configs": [
+            _tree(
+                one,
+                is_topic=resource.resource_type == ResourceType.TOPIC,
+                with_synonyms=call.request.include_synonyms,
+                with_documentation=getattr(call.request, "include_documentation", False),
+            )
+            for one in shown
+            if not keys or one.setting.name in keys
+        ],
+    }
 
 
 def _shown(broker: Broker, resource_type: int, name: str) -> list[Shown]:
@@ -103,25 +105,38 @@ def incremental_alter_configs(broker: Broker, call: Call) -> None:
     _alter(broker, call, lambda config: Change(config.name, config.value, config.config_operation), is_incremental=True)
 
 
-def _alter(broker: Broker, call: Call, change: Any, *, is_incremental: bool) -> None:
+def _alter(broker: Broker, call: Call, change: Callable[[Any], Change], *, is_incremental: bool) -> None:
+    broker.in_steps(call, _altering(broker, call, change, is_incremental=is_incremental))
+
+
+def _altering(broker: Broker, call: Call, change: Callable[[Any], Change], *, is_incremental: bool) -> Iterator[None]:
+    """So many resources are one decision: each has an error of its own."""
     request = call.request
-    wanted = [
-        Alteration(resource.resource_type, resource.resource_name, tuple(map(change, resource.configs)))
-        for resource in request.resources
-    ]
-    decision = decide_alter_configs(
-        broker.state,
-        wanted,
-        node_id=broker.node_id,
-        validate_only=request.validate_only,
-        is_incremental=is_incremental,
-    )
-    broker.commit(call, decision)
+    naming = Naming((resource.resource_type, resource.resource_name) for resource in request.resources)
+    results: list[dict[str, Any]] = []
+    for some in in_parts(request.resources, lambda resource: 1 + len(resource.configs)):
+        if results:
+            yield
+        wanted = [
+            Alteration(resource.resource_type, resource.resource_name, tuple(map(change, resource.configs)))
+            for resource in some
+        ]
+        decision = decide_alter_configs(
+            broker.state,
+            wanted,
+            node_id=broker.node_id,
+            validate_only=request.validate_only,
+            is_incremental=is_incremental,
+            naming=naming,
+        )
+        broker.commit(None, decision)
+        results += decision.reply["responses"]
+    yield from broker.answering_read(call, {"throttle_time": 0, "responses": results})
 
 
 def list_config_resources(broker: Broker, call: Call) -> None:
     """0-1 (KIPs 714, 1142). 0 lists client metrics, of which there are none; 1 what has settings: topics, the broker."""
-    resources: list[dict[str, Any]] = []
+    resources: list[tuple[str, ResourceType]] = []
     if call.version > 0:
         asked: Iterable[int] = call.request.resource_types or tuple(ResourceType)
         if unknown := [kind for kind in asked if kind not in tuple(ResourceType)]:
@@ -130,7 +145,8 @@ def list_config_resources(broker: Broker, call: Call) -> None:
             broker.answer(call, {"throttle_time": 0, "error_code": code, "config_resources": []})
             return
         if ResourceType.TOPIC in asked:
-            resources += ({"resource_name": name, "resource_type": ResourceType.TOPIC} for name in broker.state.topics)
+            resources += ((name, ResourceType.TOPIC) for name in broker.state.topics)
         if ResourceType.BROKER in asked:
-            resources.append({"resource_name": str(broker.node_id), "resource_type": ResourceType.BROKER})
-    broker.answer_catalog(call, {"throttle_time": 0, "error_code": ErrorCode.NONE, "config_resources": resources})
+            resources.append((str(broker.node_id), ResourceType.BROKER))
+    listed = Each(lambda one: {"resource_name": one[0], "resource_type": one[1]}, resources)
+    broker.answer_catalog(call, {"throttle_time": 0, "error_code": ErrorCode.NONE, "config_resources": listed})

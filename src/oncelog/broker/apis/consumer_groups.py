@@ -5,6 +5,7 @@ Nothing is parked: a member asks again and again, and is told what it may have n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from oncelog.broker.apis.groups import client_host, client_of
@@ -16,6 +17,7 @@ from oncelog.engine.state import State
 from oncelog.model.errors import Refusal
 from oncelog.model.ids import LogId
 from oncelog.model.limits import RESOURCES_PER_REQUEST_MAX
+from oncelog.wire.replies import Each
 
 if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
@@ -93,8 +95,6 @@ def _owned(state: State, topics: Any) -> frozenset[LogId] | None:
 
 def consumer_group_describe(broker: Broker, call: Call) -> None:
     """0-1. 1 says which protocol each member speaks: here all of a group speak the same."""
-    described = [
-        describe_consumer_group(broker.state, group_id)
-        for group_id in dict.fromkeys(call.request.group_ids[:RESOURCES_PER_REQUEST_MAX])
-    ]
+    asked = dict.fromkeys(call.request.group_ids[:RESOURCES_PER_REQUEST_MAX])
+    described = Each(partial(describe_consumer_group, broker.state), asked)
     broker.answer_read(call, {"throttle_time": 0, "groups": described})

@@ -42,7 +42,7 @@ def list_offsets(broker: Broker, call: Call) -> None:
 
     From 2 with isolation; from 4 with leader epochs.
     """
-    broker.in_steps(_list_offsets(broker, call))
+    broker.in_steps(call, _list_offsets(broker, call))
 
 
 def _list_offsets(broker: Broker, call: Call) -> Iterator[None]:
@@ -79,7 +79,7 @@ def _list_offsets(broker: Broker, call: Call) -> Iterator[None]:
                 }
             )
         topics.append({"name": topic.name, "partitions": partitions})
-    broker.answer_read(call, {"throttle_time": 0, "topics": topics})
+    yield from broker.answering_read(call, {"throttle_time": 0, "topics": topics})
 
 
 def _find(broker: Broker, log: Log, timestamp: int, *, is_committed: bool) -> Generator[None, None, RecordPlace]:

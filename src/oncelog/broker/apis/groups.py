@@ -6,6 +6,8 @@ Version notes stand at each function.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -16,6 +18,7 @@ from oncelog.engine.groups.draft import join_refused, sync_refused
 from oncelog.engine.groups.values import Protocol
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.limits import ID_CHARACTERS_MAX, RESOURCES_PER_REQUEST_MAX
+from oncelog.wire.replies import Each
 
 if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
@@ -25,6 +28,8 @@ _FIND_BATCHED: Final = 4
 _JOIN_REQUIRES_ID: Final = 4
 _JOIN_SKIPS_ASSIGNMENT: Final = 9
 _LEAVE_BATCHED: Final = 3
+#: Groups that are looked at, or deleted, in one step.
+_GROUPS_A_STEP: Final = 500
 
 
 def find_coordinator(broker: Broker, call: Call) -> None:
@@ -33,8 +38,9 @@ def find_coordinator(broker: Broker, call: Call) -> None:
     key_type = getattr(request, "key_type", _GROUP)
     is_known = key_type in (_GROUP, _TRANSACTION)
     if call.version >= _FIND_BATCHED:
-        found = [{"key": key, **_coordinator(broker, is_known=is_known)} for key in request.coordinator_keys]
-        broker.answer(call, {"throttle_time": 0, "coordinators": found})
+        told = _coordinator(broker, is_known=is_known)
+        found = Each(lambda key: {"key": key, **told}, request.coordinator_keys)
+        broker.answer_in_steps(call, {"throttle_time": 0, "coordinators": found})
     else:
         broker.answer(call, {"throttle_time": 0, **_coordinator(broker, is_known=is_known)})
 
@@ -168,30 +174,43 @@ def leave_group(broker: Broker, call: Call) -> None:
 
 def describe_groups(broker: Broker, call: Call) -> None:
     """0-6. 6 says that a group is not there instead of showing a dead one (KIP-1043)."""
-    described = [
-        listing.describe_group(broker.state, group_id, version=call.version)
-        for group_id in dict.fromkeys(call.request.groups[:RESOURCES_PER_REQUEST_MAX])
-    ]
+    asked = dict.fromkeys(call.request.groups[:RESOURCES_PER_REQUEST_MAX])
+    described = Each(partial(listing.describe_group, broker.state, version=call.version), asked)
     broker.answer_read(call, {"throttle_time": 0, "groups": described})
 
 
 def list_groups(broker: Broker, call: Call) -> None:
     """0-5. 4 filters by state; 5 by type."""
+    broker.in_steps(call, _list_groups(broker, call))
+
+
+def _list_groups(broker: Broker, call: Call) -> Iterator[None]:
     request = call.request
-    listed = listing.list_groups(
+    listed: list[dict[str, Any]] = []
+    found = listing.list_groups(
         broker.state, getattr(request, "states_filter", ()), getattr(request, "types_filter", ())
     )
-    broker.answer_read(call, {"throttle_time": 0, "error_code": 0, "groups": list(listed)})
+    for one in found:
+        listed.append(one)
+        if len(listed) % _GROUPS_A_STEP == 0:
+            yield
+    yield from broker.answering_read(call, {"throttle_time": 0, "error_code": 0, "groups": listed})
 
 
 def delete_groups(broker: Broker, call: Call) -> None:
     """0-2. With their offsets; not while they have members or open transactional offsets (rule O5)."""
+    broker.in_steps(call, _delete_groups(broker, call))
+
+
+def _delete_groups(broker: Broker, call: Call) -> Iterator[None]:
     results: list[dict[str, Any]] = []
-    for group_id in dict.fromkeys(call.request.groups_names):
+    for number, group_id in enumerate(dict.fromkeys(call.request.groups_names), 1):
+        if number % _GROUPS_A_STEP == 0:
+            yield
         try:
             broker.commit(None, commits.decide_delete_group(broker.state, group_id))
             code = ErrorCode.NONE
         except Refusal as no:
             code = broker.refused(call, no)
         results.append({"group_id": group_id, "error_code": int(code)})
-    broker.answer_read(call, {"throttle_time": 0, "results": results})
+    yield from broker.answering_read(call, {"throttle_time": 0, "results": results})

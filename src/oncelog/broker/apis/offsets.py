@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from oncelog.broker.call import Call, given_id, milliseconds
@@ -11,6 +14,7 @@ from oncelog.engine.groups.members import check_fetch
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import TopicPartition
 from oncelog.model.limits import ID_CHARACTERS_MAX
+from oncelog.wire.replies import Each
 
 if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
@@ -18,51 +22,72 @@ if TYPE_CHECKING:
 _COMMIT_BY_TOPIC_ID: Final = 10
 _FETCH_BY_TOPIC_ID: Final = 10
 _FETCH_BATCHED: Final = 8
+#: Offsets that are committed or deleted in one step, by a decision and an entry of its own: some five milliseconds.
+_OFFSETS_A_STEP: Final = 1_000
 
 
 def offset_commit(broker: Broker, call: Call) -> None:
     """2-10. Up to 4 with the client's own retention; 7 knows static members; 9 member epochs (KIP-848); 10 topic ids."""
+    broker.in_steps(call, _offset_commit(broker, call))
+
+
+def _offset_commit(broker: Broker, call: Call) -> Iterator[None]:
+    """Of more than a thousand offsets each thousand is a decision, for each offset has an error of its own."""
     request = call.request
     names = [_name_of(broker, topic, by_id=call.version >= _COMMIT_BY_TOPIC_ID) for topic in request.topics]
+    committer = Committer(
+        request.group_id,
+        request.member_id,
+        request.generation_id_or_member_epoch,
+        getattr(request, "group_instance_id", None),
+    )
+    places = ((name, part) for name, topic in zip(names, request.topics, strict=True) for part in topic.partitions)
+    codes: list[int] = []
+    while True:
+        some = list(islice(places, _OFFSETS_A_STEP))
+        answers = iter(_commit_some(broker, call, committer, [each for each in some if each[0] is not None]))
+        codes += [ErrorCode.UNKNOWN_TOPIC_ID if name is None else next(answers) for name, _ in some]
+        if len(some) < _OFFSETS_A_STEP:
+            break
+        yield
+    rest = iter(codes)
+    of_topics = [
+        (name, topic, list(islice(rest, len(topic.partitions))))
+        for name, topic in zip(names, request.topics, strict=True)
+    ]
+    yield from broker.answering_read(call, {"throttle_time": 0, "topics": Each(_committed, of_topics)})
+
+
+def _commit_some(
+    broker: Broker, call: Call, committer: Committer, places: Sequence[tuple[str | None, Any]]
+) -> Sequence[int]:
+    """Commit, or not; an error code for each."""
+    retention = getattr(call.request, "retention_time", None)
     asked = [
         Commit(
-            TopicPartition(name, part.partition_index),
+            TopicPartition(name or "", part.partition_index),
             part.committed_offset,
             getattr(part, "committed_leader_epoch", -1),
             part.committed_metadata or "",
         )
-        for name, topic in zip(names, request.topics, strict=True)
-        if name is not None
-        for part in topic.partitions
+        for name, part in places
     ]
-    retention = getattr(request, "retention_time", None)
     try:
-        if len(request.group_id) > ID_CHARACTERS_MAX:
+        if len(committer.group_id) > ID_CHARACTERS_MAX:
             raise Refusal(ErrorCode.INVALID_GROUP_ID, "too long group id")
         decision = commits.decide_commit(
             broker.state,
-            Committer(
-                request.group_id,
-                request.member_id,
-                request.generation_id_or_member_epoch,
-                getattr(request, "group_instance_id", None),
-            ),
+            committer,
             asked,
             retention_ms=-1 if retention is None else milliseconds(retention),
             version=call.version,
             now_ms=broker.now_ms(),
         )
     except Refusal as no:
-        code = broker.refused(call, no)
-        topics = [_committed(name, topic, [code] * len(topic.partitions)) for name, topic in zip(names, request.topics)]
-        broker.answer_read(call, {"throttle_time": 0, "topics": topics})
-        return
-    codes = iter(decision.reply)
-    topics = []
-    for name, topic in zip(names, request.topics, strict=True):
-        of_topic = [ErrorCode.UNKNOWN_TOPIC_ID if name is None else next(codes) for _ in topic.partitions]
-        topics.append(_committed(name, topic, of_topic))
-    broker.commit(call, decision._replace(reply={"throttle_time": 0, "topics": topics}))
+        return [broker.refused(call, no)] * len(asked)
+    broker.commit(None, decision)
+    codes: Sequence[int] = decision.reply
+    return codes
 
 
 def _name_of(broker: Broker, topic: Any, *, by_id: bool) -> str | None:
@@ -73,12 +98,13 @@ def _name_of(broker: Broker, topic: Any, *, by_id: bool) -> str | None:
     return None if topic_id is None else broker.state.topic_names.get(topic_id)
 
 
-def _committed(name: str | None, topic: Any, codes: list[ErrorCode]) -> dict[str, Any]:
+def _committed(answered: tuple[str | None, Any, list[int]]) -> dict[str, Any]:
+    name, topic, codes = answered
     return {
         "name": name or "",
         "topic_id": getattr(topic, "topic_id", None),
         "partitions": [
-            {"partition_index": part.partition_index, "error_code": int(code)}
+            {"partition_index": part.partition_index, "error_code": code}
             for part, code in zip(topic.partitions, codes, strict=True)
         ],
     }
@@ -98,13 +124,13 @@ def offset_fetch(broker: Broker, call: Call) -> None:
         asked = {
             (group.group_id, at if group.topics is not None else -1): group for at, group in enumerate(request.groups)
         }
-        groups = [_fetch_group(broker, call, group, require_stable) for group in asked.values()]
+        groups = Each(partial(_fetch_group, broker, call, require_stable), list(asked.values()))
         broker.answer_read(call, {"throttle_time": 0, "groups": groups})
     else:
-        broker.answer_read(call, {"throttle_time": 0, **_fetch_group(broker, call, request, require_stable)})
+        broker.answer_read(call, {"throttle_time": 0, **_fetch_group(broker, call, require_stable, request)})
 
 
-def _fetch_group(broker: Broker, call: Call, group: Any, require_stable: bool) -> dict[str, Any]:
+def _fetch_group(broker: Broker, call: Call, require_stable: bool, group: Any) -> dict[str, Any]:
     try:
         check_fetch(
             broker.state,
@@ -115,38 +141,49 @@ def _fetch_group(broker: Broker, call: Call, group: Any, require_stable: bool) -
     except Refusal as no:
         return {"group_id": group.group_id, "topics": [], "error_code": int(broker.refused(call, no))}
     by_id = call.version >= _FETCH_BY_TOPIC_ID
+    fetch = partial(_fetched, broker, group.group_id, require_stable)
     if group.topics is None:
-        topics = _all_offsets(broker, group.group_id, require_stable)
+        topics = _all_offsets(broker, group.group_id, fetch)
     else:
-        topics = [_fetch_topic(broker, group.group_id, topic, require_stable, by_id) for topic in group.topics]
+        topics = Each(partial(_fetch_topic, broker, fetch, by_id), group.topics)
     return {"group_id": group.group_id, "topics": topics, "error_code": 0}
 
 
-def _all_offsets(broker: Broker, group_id: str, require_stable: bool) -> list[dict[str, Any]]:
-    by_topic: dict[str, list[Fetched]] = {}
-    for fetched in commits.fetch_offsets(broker.state, group_id, None, require_stable=require_stable):
-        by_topic.setdefault(fetched.at.topic, []).append(fetched)
-    return [
-        {"name": name, "topic_id": broker.state.topics[name].id, "partitions": list(map(_fetched, of_topic))}
-        for name, of_topic in by_topic.items()
-    ]
+def _all_offsets(broker: Broker, group_id: str, fetch: Callable[[str, int], dict[str, Any]]) -> Each:
+    by_topic: dict[str, list[int]] = {}
+    for topic, index in broker.state.offsets.committed.get(group_id, ()):
+        by_topic.setdefault(topic, []).append(index)
+
+    def of_topic(name: str) -> dict[str, Any]:
+        """A topic that was deleted since has no offsets, and no id."""
+        topic = broker.state.topics.get(name)
+        topic_id = topic.id if topic is not None else None
+        return {"name": name, "topic_id": topic_id, "partitions": Each(partial(fetch, name), by_topic[name])}
+
+    return Each(of_topic, tuple(by_topic))
 
 
-def _fetch_topic(broker: Broker, group_id: str, topic: Any, require_stable: bool, by_id: bool) -> dict[str, Any]:
+def _fetch_topic(
+    broker: Broker, fetch: Callable[[str, int], dict[str, Any]], by_id: bool, topic: Any
+) -> dict[str, Any]:
     name = _name_of(broker, topic, by_id=by_id)
-    at = [TopicPartition(name or "", index) for index in topic.partition_indexes]
-    if name is None:
-        found = [Fetched(one, code=ErrorCode.UNKNOWN_TOPIC_ID) for one in at]
-    else:
-        found = commits.fetch_offsets(broker.state, group_id, at, require_stable=require_stable)
     return {
         "name": name or "",
         "topic_id": getattr(topic, "topic_id", None),
-        "partitions": list(map(_fetched, found)),
+        "partitions": Each(_unknown if name is None else partial(fetch, name), topic.partition_indexes),
     }
 
 
-def _fetched(fetched: Fetched) -> dict[str, Any]:
+def _unknown(index: int) -> dict[str, Any]:
+    return _tree(Fetched(TopicPartition("", index), code=ErrorCode.UNKNOWN_TOPIC_ID))
+
+
+def _fetched(broker: Broker, group_id: str, require_stable: bool, name: str, index: int) -> dict[str, Any]:
+    at = TopicPartition(name, index)
+    return _tree(commits.fetch_offset(broker.state, group_id, at, require_stable=require_stable))
+
+
+def _tree(fetched: Fetched) -> dict[str, Any]:
     return {
         "partition_index": fetched.at.partition,
         "committed_offset": fetched.offset,
@@ -161,21 +198,31 @@ def _fetched(fetched: Fetched) -> dict[str, Any]:
 
 def offset_delete(broker: Broker, call: Call) -> None:
     """0."""
+    broker.in_steps(call, _offset_delete(broker, call))
+
+
+def _offset_delete(broker: Broker, call: Call) -> Iterator[None]:
+    """In steps as ``_offset_commit``; what refuses a later step is the error of each partition in it."""
     request = call.request
-    at = [TopicPartition(topic.name, part.partition_index) for topic in request.topics for part in topic.partitions]
-    try:
-        decision = commits.decide_delete_offsets(broker.state, request.group_id, at)
-    except Refusal as no:
-        broker.answer_read(call, {"throttle_time": 0, "error_code": int(broker.refused(call, no)), "topics": []})
-        return
-    codes = iter(decision.reply)
-    topics = [
-        {
-            "name": topic.name,
-            "partitions": [
-                {"partition_index": part.partition_index, "error_code": int(next(codes))} for part in topic.partitions
-            ],
-        }
-        for topic in request.topics
-    ]
-    broker.commit(call, decision._replace(reply={"throttle_time": 0, "error_code": 0, "topics": topics}))
+    places = (TopicPartition(topic.name, part.partition_index) for topic in request.topics for part in topic.partitions)
+    codes: list[int] = []
+    while True:
+        some = list(islice(places, _OFFSETS_A_STEP))
+        try:
+            decision = commits.decide_delete_offsets(broker.state, request.group_id, some)
+        except Refusal as no:
+            code = broker.refused(call, no)
+            if not codes:
+                tree = {"throttle_time": 0, "error_code": int(code), "topics": []}
+                yield from broker.answering_read(call, tree)
+                return
+            codes += [code] * len(some)
+        else:
+            broker.commit(None, decision)
+            codes += decision.reply
+        if len(some) < _OFFSETS_A_STEP:
+            break
+        yield
+    rest = iter(codes)
+    of_topics = [(topic.name, topic, list(islice(rest, len(topic.partitions)))) for topic in request.topics]
+    yield from broker.answering_read(call, {"throttle_time": 0, "error_code": 0, "topics": Each(_committed, of_topics)})

@@ -6,7 +6,9 @@ TV1 and TV2 differ by the request's version only; version notes stand at each fu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from oncelog.broker.call import Call, milliseconds
 from oncelog.broker.meters import Fence
@@ -20,12 +22,18 @@ from oncelog.engine.transactions import Session
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import NO_EPOCH, NO_PRODUCER, Epoch, ProducerId
 from oncelog.model.limits import ID_CHARACTERS_MAX, RESOURCES_PER_REQUEST_MAX
-from oncelog.model.rows import TransactionState
+from oncelog.model.rows import Producer, Transaction, TransactionState
+from oncelog.wire.replies import Each
 
 if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
 
 _BATCHED_VERSION = 4
+#: Transactions that are looked at in one step; markers that are written in one, each an entry.
+_TRANSACTIONS_A_STEP: Final = 5_000
+_MARKERS_A_STEP: Final = 100
+#: Answers for more offsets or partitions are encoded in steps.
+_OFFSETS_AT_ONCE: Final = 1_000
 
 
 def _is_gone(call: Call) -> bool:
@@ -231,7 +239,11 @@ def txn_offset_commit(broker: Broker, call: Call) -> None:
         ]
         broker.answer_read(call, {"throttle_time": 0, "topics": topics})
         return
-    broker.commit(call, decision._replace(rows=(*rows, *decision.rows)))
+    if len(decision.rows) < _OFFSETS_AT_ONCE:
+        broker.commit(call, decision._replace(rows=(*rows, *decision.rows)))
+        return
+    position = broker.commit(None, decision._replace(rows=(*rows, *decision.rows)))
+    broker.in_steps(call, broker.answering_at(decision.level, position, call, decision.reply))
 
 
 def end_txn(broker: Broker, call: Call) -> None:
@@ -262,28 +274,29 @@ def end_txn(broker: Broker, call: Call) -> None:
 
 def write_txn_markers(broker: Broker, call: Call) -> None:
     """1. An operator's abort. Where a transaction is open it ends whole (see engine: Differs); else it fences (T8)."""
+    broker.in_steps(call, _write_markers(broker, call))
+
+
+def _write_markers(broker: Broker, call: Call) -> Iterator[None]:
     markers: list[dict[str, Any]] = []
     # Each is an entry of its own: a request may name no more of them than an administrative one may of anything.
-    left = iter(range(RESOURCES_PER_REQUEST_MAX))
+    done = 0
     for marker in call.request.markers:
         session = Session(marker.producer_id, marker.producer_epoch)
-        topics = [
-            {
-                "name": topic.name,
-                "partitions": [
-                    {
-                        "partition_index": index,
-                        "error_code": int(_write_marker(broker, marker, session, topic.name, index, call.peer.address))
-                        if next(left, None) is not None
-                        else int(ErrorCode.POLICY_VIOLATION),
-                    }
-                    for index in topic.partition_indexes
-                ],
-            }
-            for topic in marker.topics
-        ]
+        topics: list[dict[str, Any]] = []
+        for topic in marker.topics:
+            partitions: list[dict[str, Any]] = []
+            for index in topic.partition_indexes:
+                done += 1
+                if done % _MARKERS_A_STEP == 0:
+                    yield
+                code = ErrorCode.POLICY_VIOLATION
+                if done <= RESOURCES_PER_REQUEST_MAX:
+                    code = _write_marker(broker, marker, session, topic.name, index, call.peer.address)
+                partitions.append({"partition_index": index, "error_code": int(code)})
+            topics.append({"name": topic.name, "partitions": partitions})
         markers.append({"producer_id": marker.producer_id, "topics": topics})
-    broker.answer_read(call, {"markers": markers})
+    yield from broker.answering_read(call, {"markers": markers})
 
 
 def _write_marker(broker: Broker, marker: Any, session: Session, topic: str, index: int, peer: str) -> ErrorCode:
@@ -319,51 +332,52 @@ def _write_marker(broker: Broker, marker: Any, session: Session, topic: str, ind
 
 def describe_producers(broker: Broker, call: Call) -> None:
     """0. What each partition knows of its producers."""
-    topics: list[dict[str, Any]] = []
     asked: dict[str, dict[int, None]] = {}
     for topic in call.request.topics:
         asked.setdefault(topic.name, {}).update(dict.fromkeys(topic.partition_indexes))
-    for name, indexes in asked.items():
-        partitions: list[dict[str, Any]] = []
-        for index in indexes:
-            log = broker.state.log_of(name, index)
-            code = ErrorCode.NONE if log else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-            partitions.append(
-                {
-                    "partition_index": index,
-                    "error_code": code,
-                    "error_message": None if log else code.sentence,
-                    "active_producers": _producers(log) if log else [],
-                }
-            )
-        topics.append({"name": name, "partitions": partitions})
-    broker.answer_read(call, {"throttle_time": 0, "topics": topics})
+
+    def of_topic(name: str) -> dict[str, Any]:
+        return {"name": name, "partitions": Each(partial(_producers_of, broker, name), asked[name])}
+
+    broker.answer_read(call, {"throttle_time": 0, "topics": Each(of_topic, asked)})
 
 
-def _producers(log: Log) -> list[dict[str, Any]]:
-    return [
-        {
-            "producer_id": row.id,
-            "producer_epoch": row.epoch,
-            "last_sequence": row.window[-1].sequence_last if row.window else -1,
-            "last_timestamp": row.updated_ms,
-            "coordinator_epoch": row.coordinator_epoch,
-            "current_txn_start_offset": row.transaction_first_offset,
-        }
-        for row in log.producers.values()
-    ]
+def _producers_of(broker: Broker, topic: str, index: int) -> dict[str, Any]:
+    log = broker.state.log_of(topic, index)
+    code = ErrorCode.NONE if log else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    return {
+        "partition_index": index,
+        "error_code": code,
+        "error_message": None if log else code.sentence,
+        "active_producers": Each(_producer, list(log.producers.values())) if log else [],
+    }
+
+
+def _producer(row: Producer) -> dict[str, Any]:
+    return {
+        "producer_id": row.id,
+        "producer_epoch": row.epoch,
+        "last_sequence": row.window[-1].sequence_last if row.window else -1,
+        "last_timestamp": row.updated_ms,
+        "coordinator_epoch": row.coordinator_epoch,
+        "current_txn_start_offset": row.transaction_first_offset,
+    }
 
 
 def describe_transactions(broker: Broker, call: Call) -> None:
     """0."""
     # Each once, however often it is named: a short request must not ask for a huge reply.
     asked = dict.fromkeys(call.request.transactional_ids)
-    states = [engine.describe(broker.state, transactional_id) for transactional_id in asked]
+    states = Each(partial(engine.describe, broker.state), asked)
     broker.answer_read(call, {"throttle_time": 0, "transaction_states": states})
 
 
 def list_transactions(broker: Broker, call: Call) -> None:
     """0-2. 1 filters by duration; 2 by a pattern of the transactional id (KIP-1152)."""
+    broker.in_steps(call, _list_transactions(broker, call))
+
+
+def _list_transactions(broker: Broker, call: Call) -> Iterator[None]:
     request, now_ms = call.request, broker.now_ms()
     names = {engine.state_name_of(state) for state in TransactionState}
     wanted = set(request.state_filters)
@@ -377,25 +391,33 @@ def list_transactions(broker: Broker, call: Call) -> None:
         tree = {"error_code": broker.refused(call, no), "unknown_state_filters": [], "transaction_states": []}
         broker.answer(call, {"throttle_time": 0, **tree})
         return
-    found = [
-        {
-            "transactional_id": row.id,
-            "producer_id": row.producer_id,
-            "transaction_state": engine.state_name_of(row.state),
-        }
-        for row in broker.state.transactions.values()
-        if (not wanted or engine.state_name_of(row.state) in wanted)
-        and (not ids or row.producer_id in ids)
-        and (duration_ms < 0 or (row.state is TransactionState.ONGOING and now_ms - row.started_ms > duration_ms))
-        and (matches is None or matches(row.id))
-    ]
+    rows, found = list(broker.state.transactions.values()), []
+    for at in range(0, len(rows), _TRANSACTIONS_A_STEP):
+        if at:
+            yield
+        found += [
+            row
+            for row in rows[at : at + _TRANSACTIONS_A_STEP]
+            if (not wanted or engine.state_name_of(row.state) in wanted)
+            and (not ids or row.producer_id in ids)
+            and (duration_ms < 0 or (row.state is TransactionState.ONGOING and now_ms - row.started_ms > duration_ms))
+            and (matches is None or matches(row.id))
+        ]
     tree = {
         "throttle_time": 0,
         "error_code": 0,
         "unknown_state_filters": sorted(wanted - names - _KAFKA_STATES),
-        "transaction_states": found,
+        "transaction_states": Each(_listed, found),
     }
-    broker.answer_read(call, tree)
+    yield from broker.answering_read(call, tree)
+
+
+def _listed(row: Transaction) -> dict[str, Any]:
+    return {
+        "transactional_id": row.id,
+        "producer_id": row.producer_id,
+        "transaction_state": engine.state_name_of(row.state),
+    }
 
 
 #: States of Kafka that this broker never has (rule D1), but knows the names of.

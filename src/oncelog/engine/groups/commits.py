@@ -111,21 +111,12 @@ class Fetched(NamedTuple):
     code: ErrorCode = ErrorCode.NONE
 
 
-def fetch_offsets(
-    state: State, group_id: str, wanted: Sequence[TopicPartition] | None, *, require_stable: bool
-) -> list[Fetched]:
-    """The committed offsets of the wanted partitions, None for all that there are. An unknown group has none (rule O4)."""
-    committed = state.offsets.committed.get(group_id, {})
-    found: list[Fetched] = []
-    for at in committed if wanted is None else wanted:
-        row = committed.get(at)
-        if require_stable and state.offsets.has_pending(group_id, at):
-            found.append(Fetched(at, code=ErrorCode.UNSTABLE_OFFSET_COMMIT))
-        elif row is None:
-            found.append(Fetched(at))
-        else:
-            found.append(Fetched(at, row.offset, row.leader_epoch, row.metadata))
-    return found
+def fetch_offset(state: State, group_id: str, at: TopicPartition, *, require_stable: bool) -> Fetched:
+    """The committed offset of a partition. An unknown group has none (rule O4)."""
+    if require_stable and state.offsets.has_pending(group_id, at):
+        return Fetched(at, code=ErrorCode.UNSTABLE_OFFSET_COMMIT)
+    row = state.offsets.committed.get(group_id, {}).get(at)
+    return Fetched(at) if row is None else Fetched(at, row.offset, row.leader_epoch, row.metadata)
 
 
 # -- deleting ---------------------------------------------------------------------------------------------------------

@@ -103,9 +103,14 @@ def _consumer_member(state: State, group: ConsumerGroup, member: ConsumerMember)
 
 
 def list_groups(state: State, states: Iterable[str], types: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """ListGroups: what is in one of the states and of one of the types, whatever the case; all if none is given."""
+    """ListGroups: what is in one of the states and of one of the types, whatever the case; all if none is given.
+
+    Lazy: the state may change meanwhile, and a group that is gone by then is left out.
+    """
     wanted_states, wanted_types = {one.lower() for one in states}, {one.lower() for one in types}
     for group_id in {**state.groups.by_id, **state.offsets.committed, **state.offsets.pending}:
+        if not exists(state, group_id):
+            continue
         listed = _listed(state, group_id)
         if wanted_states and listed["group_state"].lower() not in wanted_states:
             continue

@@ -5,7 +5,7 @@ A pending offset was committed inside an open transaction: it is a row of its ow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from oncelog.model.ids import ProducerId, TopicPartition
 from oncelog.model.rows import (
@@ -23,18 +23,37 @@ class GroupOffsets:
     def __init__(self) -> None:
         self.committed: dict[str, dict[TopicPartition, GroupOffset]] = {}
         self.pending: dict[str, dict[ProducerId, dict[TopicPartition, PendingOffset]]] = {}
+        #: By topic, how many offsets each group has committed: to find them when the topic is deleted.
+        self._counts: dict[str, dict[str, int]] = {}
 
     def put(self, row: GroupOffset) -> None:
         """A committed offset replaces the one before."""
-        self.committed.setdefault(row.group, {})[TopicPartition(row.topic, row.partition)] = row
+        of_group = self.committed.setdefault(row.group, {})
+        at = TopicPartition(row.topic, row.partition)
+        if at not in of_group:
+            counts = self._counts.setdefault(row.topic, {})
+            counts[row.group] = counts.get(row.group, 0) + 1
+        of_group[at] = row
 
     def remove(self, row: GroupOffsetDeleted) -> None:
         """A committed offset is gone."""
         of_group = self.committed.get(row.group)
-        if of_group is not None:
-            of_group.pop(TopicPartition(row.topic, row.partition), None)
+        if of_group is not None and of_group.pop(TopicPartition(row.topic, row.partition), None) is not None:
+            self._uncount(row.topic, row.group)
             if not of_group:
                 del self.committed[row.group]
+
+    def _uncount(self, topic: str, group: str) -> None:
+        counts = self._counts[topic]
+        counts[group] -= 1
+        if not counts[group]:
+            del counts[group]
+            if not counts:
+                del self._counts[topic]
+
+    def groups_of(self, topic: str) -> Iterable[str]:
+        """The groups that have committed offsets for a topic."""
+        return self._counts.get(topic, ())
 
     def put_pending(self, row: PendingOffset) -> None:
         """A pending offset replaces the producer's one before."""
@@ -51,7 +70,8 @@ class GroupOffsets:
 
     def remove_group(self, group: str) -> None:
         """The group is gone, with its committed offsets; one with pending offsets is never deleted (rule O5)."""
-        self.committed.pop(group, None)
+        for at in self.committed.pop(group, ()):
+            self._uncount(at.topic, group)
 
     def remove_topic(self, topic: str) -> None:
         """The topic is gone: if one of that name comes again, nobody may begin where the old one was left.

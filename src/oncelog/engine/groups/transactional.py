@@ -12,7 +12,7 @@ from oncelog.engine.decision import Decision, Level
 from oncelog.engine.groups.members import check_transactional_commit
 from oncelog.engine.state import State
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.limits import ID_CHARACTERS_MAX
+from oncelog.model.limits import ID_CHARACTERS_MAX, TRANSACTION_OFFSETS_MAX
 from oncelog.model.rows import GroupOffset, PendingOffset, Row
 
 
@@ -33,15 +33,26 @@ def decide_transactional_commit(state: State, request: Any, *, version: int, now
     )
     rows: list[Row] = []
     topics: list[dict[str, Any]] = []
+    room = TRANSACTION_OFFSETS_MAX - _held(state, request)
     for topic in request.topics:
         partitions: list[dict[str, Any]] = []
         for part in topic.partitions:
             code = _check_offset(state, topic.name, part)
+            if code is ErrorCode.NONE and len(rows) >= room:
+                code = ErrorCode.INVALID_COMMIT_OFFSET_SIZE
             if code is ErrorCode.NONE:
                 rows.append(_pending(state, request, topic.name, part, now_ms))
             partitions.append({"partition_index": part.partition_index, "error_code": int(code)})
         topics.append({"name": topic.name, "partitions": partitions})
     return Decision(tuple(rows), level=Level.WRITTEN, reply={"throttle_time": 0, "topics": topics})
+
+
+def _held(state: State, request: Any) -> int:
+    """Offsets that the open transaction holds already. One that is committed again counts twice until then."""
+    transaction = state.transactions.get(request.transactional_id)
+    pending = state.offsets.pending
+    groups = transaction.groups if transaction is not None else ()
+    return sum(len(pending.get(group, {}).get(request.producer_id, ())) for group in groups)
 
 
 def _check_offset(state: State, topic: str, part: Any) -> ErrorCode:
