@@ -214,7 +214,8 @@ def test_a_poison_record_stops_a_sink(
 RELAY_STEPS = [
     "oncelog.app.outbox:OutboxJob:_relay@before@1",
     "oncelog.app.transactions:TransactionalProducer:begin@after@1",
-    "oncelog.app.transactions:TransactionalProducer:send@after@7",
+    "oncelog.app.transactions:TransactionalProducer:send@before@1",
+    "oncelog.app.transactions:TransactionalProducer:send@after@1",
     "oncelog.app.transactions:TransactionalProducer:commit@before@1",
     "oncelog.app.transactions:TransactionalProducer:commit@after@1",
     "oncelog.app.outbox:OutboxJob:_delete_sent@before@1",

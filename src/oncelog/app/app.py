@@ -15,6 +15,7 @@ result counts once.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -203,7 +204,9 @@ class App:
             if metrics is not None:
                 host, _, port = metrics.rpartition(":")
                 start_http_server(int(port), host or "127.0.0.1", registry=self.meters.registry)
-            self._start(workers, stop, halt).wait()
+            running = self._start(workers, stop, halt)
+            gc.freeze()  # what is there now stays; else it is looked through again and again, for every few thousand records
+            running.wait()
         except AppError as error:
             log.error("%s: %s", type(error).__name__, error)
             sys.stderr.write(f"{self.name}: {type(error).__name__}: {error}\n")

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from oncelog.app.app import App
 from oncelog.app.errors import ConfigurationError
-from oncelog.app.exchange import Sent
 from oncelog.app.meters import Meters
 from oncelog.app.records import Out, Record
 from oncelog.app.serializing import encode
 from oncelog.app.state import MemoryTable, PartitionState, Stores
 from oncelog.app.topology import Processor
+from oncelog.app.transactions import Sent
 from oncelog.app.worker import Again, Processing
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class Driver:
                 except Again:
                     continue
             if state is not None:
+                state.keep_record()
                 state.committed()
             for each in sent:
                 self._enqueue(each)

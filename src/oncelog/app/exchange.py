@@ -16,16 +16,17 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import TopicPartition
 
 from oncelog.app.errors import Undone
-from oncelog.app.intake import GroupPositions, Intake, Place, offset_of, place_of
+from oncelog.app.intake import GroupPositions, Intake, Place
 from oncelog.app.meters import Meters
 from oncelog.app.peers import fenced_by
+from oncelog.app.records import Raw
 from oncelog.app.settings import Cluster, Limits, client_id_of
-from oncelog.app.transactions import Headers, TransactionalProducer, initialized
+from oncelog.app.transactions import Sent, TransactionalProducer, initialized
 
 log = logging.getLogger("oncelog.app")
 
@@ -37,26 +38,11 @@ FENCED_SECONDS: Final = 1.0
 _BACK_OFF_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 
 
-class Sent(NamedTuple):
-    """One record to send. ``partition`` −1: by the key. ``timestamp``: ms; 0: now."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-    partition: int = -1
-    timestamp: int = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds, about."""
-        return 100 + len(self.key or b"") + len(self.value or b"")
-
-
 class Outcome(StrEnum):
-    """How a transaction ended."""
+    """How a transaction ended. ``FOUND``: the client could not say, and the kept offsets show that it was committed."""
 
     COMMITTED = "committed"
+    FOUND = "found"
     ABORTED = "aborted"
 
 
@@ -168,19 +154,17 @@ class Exchange:
 
     # -- a batch ------------------------------------------------------------------------------------------------------
 
-    def take(self, records_max: int | None = None) -> list[Message]:
-        """The next records of a batch, in each partition in order; [] when the application stops."""
+    def take(self, records_max: int | None = None) -> Sequence[Raw]:
+        """The next records of a batch, in each partition in order; none when the application stops."""
         while not self._stop.is_set():
             try:
                 intake = self._ready_intake()
-                taken = intake.take(records_max or self._limits.batch_records, self._limits.commit_interval, self._stop)
-                if not taken:
-                    break
-                self._assignments = intake.assignments({place_of(message) for message in taken})
-                self._began_at = time.monotonic()
+                wanted = records_max or self._limits.batch_records
+                taken, self._assignments = intake.take(wanted, self._limits.commit_interval, self._stop)
             except Undone as undone:
                 self._recover(undone)
             else:
+                self._began_at = time.monotonic()
                 return taken
         return []
 
@@ -194,29 +178,29 @@ class Exchange:
         """The batch should be cut short: its partitions are wanted elsewhere, or the application stops."""
         return self._stop.is_set() or (self._intake is not None and self._intake.must_hurry)
 
-    def put_back(self, messages: Sequence[Message]) -> None:
+    def put_back(self, records: Sequence[Raw]) -> None:
         """Taken, not processed."""
         if self._intake is not None:
-            self._intake.put_back(messages)
+            self._intake.put_back(records, self._assignments)
 
     def send(self, record: Sent) -> None:
         """Keeps a record for the transaction; too many are sent at once. Undone: leave everything to ``undo``."""
         self._pending.append(record)
         self._pending_bytes += record.size
         if self._pending_bytes > PENDING_BYTES_MAX:
-            self._send_pending()
+            self._ready_to_send()
 
-    def commit(self, processed: Sequence[Message]) -> Outcome:
-        """Everything sent, and the offsets of these records, as one transaction. After ABORTED they come again.
+    def commit(self, processed: Sequence[Raw], outputs: Sequence[Sent] = ()) -> Outcome:
+        """Everything sent, these outputs, and the offsets of these records, as one transaction. After ABORTED they come again.
 
         ``Undone.blames_a_record`` is raised when the same records would fail again; they will come again nevertheless.
         """
         offsets = offsets_after(processed)
         try:
-            self._attempt(offsets)
+            self._attempt(offsets, outputs)
         except Undone as undone:
             if self._is_committed(offsets, self._recover(undone)):
-                return self._ended(Outcome.COMMITTED, processed, offsets, f"found by its offsets after {undone}")
+                return self._ended(Outcome.FOUND, processed, offsets, f"found by its offsets after {undone}")
             self._ended(Outcome.ABORTED, processed, offsets, str(undone))
             if undone.blames_a_record:
                 raise
@@ -224,29 +208,35 @@ class Exchange:
         return self._ended(Outcome.COMMITTED, processed, offsets, "")
 
     def _is_committed(self, offsets: Mapping[Place, int], kept: Mapping[Place, int]) -> bool:
-        """Decided by the kept offsets. Only this batch can have moved them, if its partitions were never away meanwhile."""
+        """Decided by the kept offset of a partition that was never away: only this batch can have moved it.
+
+        One is enough, for a transaction is whole; the others may have been handed over meanwhile.
+        """
         try:
-            if self._ready_intake().assignments(offsets) != dict(self._assignments):
-                return False
+            owned = self._ready_intake().owned()
         except Undone:
             return False
-        return all(kept.get(place, -1) >= offset for place, offset in offsets.items())
+        stayed = [place for place in offsets if owned.get(place) == self._assignments[place] and place in kept]
+        return any(kept[place] >= offsets[place] for place in stayed)
 
     def settle(self) -> None:
         """All that was taken is put back: partitions may go."""
         if self._intake is not None:
             self._intake.settle()
 
-    def _attempt(self, offsets: Mapping[Place, int]) -> None:
+    def _attempt(self, offsets: Mapping[Place, int], outputs: Sequence[Sent]) -> None:
         """Undone at any step."""
         intake = self._ready_intake()
         intake.metadata(self._assignments)  # nothing is begun for partitions that are gone
-        producer = self._send_pending()
+        producer = self._ready_to_send()
+        producer.send(outputs)
+        self._sent += len(outputs)
         positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
         producer.send_offsets(positions, intake.metadata(self._assignments))
         producer.commit()
 
-    def _send_pending(self) -> TransactionalProducer:
+    def _ready_to_send(self) -> TransactionalProducer:
+        """A producer with a transaction open, and what was kept for it sent."""
         producer = self._ready_producer()
         if not producer.is_open:
             if producer.is_disturbed:
@@ -257,8 +247,7 @@ class Exchange:
                 self._drop_producer()
                 producer = self._ready_producer()
             producer.begin()
-        for record in self._pending:
-            producer.send(*record)
+        producer.send(self._pending)
         self._sent += len(self._pending)
         self._forget_pending()
         return producer
@@ -268,13 +257,14 @@ class Exchange:
         self._recover(why if isinstance(why, Undone) else Undone(why))
         self._ended(Outcome.ABORTED, (), {}, str(why))
 
-    def _ended(self, outcome: Outcome, processed: Sequence[Message], offsets: Mapping[Place, int], why: str) -> Outcome:
+    def _ended(self, outcome: Outcome, processed: Sequence[Raw], offsets: Mapping[Place, int], why: str) -> Outcome:
         seconds = time.monotonic() - self._began_at
         producer = self._producer
-        self._meters.transaction(outcome, len(processed), self._sent, seconds)
+        told = Outcome.COMMITTED if outcome is Outcome.FOUND else outcome
+        self._meters.transaction(told, len(processed), self._sent, seconds)
         log.info(
             "transaction outcome=%s worker=%s producer_id=%d epoch=%d records=%d outputs=%d offsets=%s ms=%d%s",
-            outcome,
+            told,
             self.name,
             -1 if producer is None else producer.producer_id,
             -1 if producer is None else producer.epoch,
@@ -333,7 +323,7 @@ class Exchange:
         self._ready_producer()
 
 
-def offsets_after(processed: Sequence[Message]) -> dict[Place, int]:
+def offsets_after(processed: Sequence[Raw]) -> dict[Place, int]:
     """In each partition the offset after the last processed record (mistake 5)."""
-    lasts = {place_of(message): message for message in processed}
-    return {place: offset_of(message) + 1 for place, message in lasts.items()}
+    lasts = {(record.topic, record.partition): record.offset for record in processed}
+    return {place: offset + 1 for place, offset in lasts.items()}

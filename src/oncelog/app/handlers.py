@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
-from collections.abc import AsyncIterator, Callable, Iterable
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from types import GeneratorType, TracebackType
+from typing import Any, Final, Self
 
 from oncelog.app.errors import AppError, ConfigurationError, Halted, Undone
 from oncelog.app.records import Batch, Out, Record
 from oncelog.app.serializing import RAW, Codec, Serializer
+
+#: What a handler that is not asynchronous gives, told apart by its type alone.
+_AT_ONCE: Final = (Out, list, tuple, GeneratorType)
 
 
 class Trial:
@@ -20,9 +23,11 @@ class Trial:
     A handler is not ours and may raise anything; this is the one place where that stops. Our own signals pass through.
     """
 
-    error: Exception | None = None
+    __slots__ = ("error",)
+    error: Exception | None
 
     def __enter__(self) -> Self:
+        self.error = None
         return self
 
     def __exit__(
@@ -64,24 +69,40 @@ class Handler:
         self.key_type, self.value_type = key_type, value_type
         self._key = Codec(key_type | None if isinstance(key_type, type) else key_type, key)
         self._value = Codec(value_type, value)
-        self._is_raw = self._key.is_raw and self._value.is_raw
+        self.is_raw = self._key.is_raw and self._value.is_raw
 
     def decode(self, raw: Record[bytes | None, bytes | None]) -> Record[Any, Any]:
         """The record with the key and value that the annotation asks for."""
-        if self._is_raw:
+        if self.is_raw:
             return raw
         key, value = self._key.decode(raw.key), self._value.decode(raw.value)
         return Record(raw.topic, raw.partition, raw.offset, key, value, raw.headers, raw.timestamp)
 
-    def call(self, records: list[Record[Any, Any]], second: Any, runner: asyncio.Runner) -> list[Out]:
+    def call(self, records: Sequence[Record[Any, Any]], second: Any, runner: asyncio.Runner) -> list[Out]:
         """What it yields or returns. Raises what it raises."""
         first: Any = Batch(records) if self.is_batch else records[0]
         result = self.function(first, second) if self.takes_second else self.function(first)
-        if inspect.isasyncgen(result):
-            result = runner.run(_collected(result))
-        elif inspect.isawaitable(result):
-            result = runner.run(_awaited(result))
-        return list(_outs(result, self.name))
+        if result is not None and not isinstance(result, _AT_ONCE):
+            if inspect.isasyncgen(result):
+                result = self._run(runner, _collected(result))
+            elif inspect.isawaitable(result):
+                result = self._run(runner, _awaited(result))
+        if result is None:
+            return []
+        outs = [result] if isinstance(result, Out) else list(result)
+        for out in outs:
+            if not isinstance(out, Out):
+                raise ConfigurationError(
+                    f"{self.name} gave {out!r}; a processor yields or returns Out(key=..., value=...)"
+                )
+        return outs
+
+    def _run(self, runner: asyncio.Runner, task: Coroutine[Any, Any, Any]) -> Any:
+        """Nobody but the handler itself can have cancelled its task, so that is a failure of its own as any other."""
+        try:
+            return runner.run(task)
+        except asyncio.CancelledError as error:
+            raise RuntimeError(f"{self.name} was cancelled from within") from error
 
 
 def _positional(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
@@ -102,15 +123,6 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
             f"the annotations of {getattr(function, '__name__', function)} can't be resolved: {error}. Define or import the "
             "names at the top of the module"
         ) from error
-
-
-def _outs(result: Any, name: str) -> Iterable[Out]:
-    if result is None:
-        return
-    for out in (result,) if isinstance(result, Out) else result:
-        if not isinstance(out, Out):
-            raise ConfigurationError(f"{name} gave {out!r}; a processor yields or returns Out(key=..., value=...)")
-        yield out
 
 
 async def _collected(generator: AsyncIterator[Any]) -> list[Any]:

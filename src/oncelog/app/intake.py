@@ -7,12 +7,14 @@ and tells when what it took is settled. Kept here:
 - a partition that is revoked is given away when the batch that holds its records is settled, or after a budget; a lost
   one is gone at once (mistake 8);
 - every position comes from where the offsets are kept: at an assignment and after every abort (mistake 6);
-- group metadata is read after each poll and at each rebalance, while the partitions are owned; it is handed out only for
-  partitions that still are, and with a generation ≥ 0 (mistake 9). If it is old by then, the broker refuses it (O2).
+- group metadata is read at each rebalance, while the partitions are owned, and after every abort; it is handed out only for
+  partitions that still are, and with a generation ≥ 0 (mistake 9). If it is old by then, the broker refuses it (O2). It is
+  not read at each poll: the client asks another of its threads for it, and holds Python's lock meanwhile.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import struct
 import threading
@@ -26,6 +28,7 @@ from typing import Any, Final, Protocol, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from oncelog.app.errors import ConfigurationError, Fate, Halted, Undone, fate_of
+from oncelog.app.records import Raw, records_of
 from oncelog.app.settings import Limits
 from oncelog.app.transactions import STEP_SECONDS
 
@@ -38,8 +41,12 @@ POLL_SECONDS: Final = 0.03
 #: With a full buffer for this long, the partitions are paused; before, it is cheaper just to wait.
 _FULL_SECONDS_MAX: Final = 1.0
 _BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
-#: Taken from the client at once. Many: each call waits for its turn while a handler computes.
-_READY_MAX: Final = 10_000
+#: Taken from the client at once. Each call waits for its turn while a handler computes; but many messages that are no records
+#: yet keep the garbage collector busy.
+_READY_MAX: Final = 2_000
+#: Assignments are numbered through the whole process: if a member made anew began at one again, state of before would pass for
+#: state of now.
+_NUMBERS: Final = itertools.count(1)
 #: What the client writes before the generation in group metadata, and where a producer reads it.
 _METADATA_MAGIC: Final = b"CGMDv2:"
 
@@ -56,19 +63,9 @@ class Positions(Protocol):
         """The next offsets again, after something was undone."""
 
 
-def place_of(message: Message) -> Place:
-    """Where a consumed message was."""
-    topic, partition = message.topic(), message.partition()
-    assert topic is not None
-    assert partition is not None
-    return topic, partition
-
-
-def offset_of(message: Message) -> int:
-    """Its offset."""
-    offset = message.offset()
-    assert offset is not None
-    return offset
+def place_of(record: Raw) -> Place:
+    """Where a record was."""
+    return record.topic, record.partition
 
 
 def generation_of(metadata: bytes) -> int:
@@ -142,10 +139,10 @@ class Intake:
         self._owned: dict[Place, int] = {}
         self._leaving: set[Place] = set()
         self._busy: frozenset[Place] = frozenset()
-        self._buffer: deque[Message] = deque()
+        self._buffer: list[Raw] = []
         self._buffer_bytes = 0
+        self._wanted = 0
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._assignments = 0
         self._metadata: bytes = self._consumer.consumer_group_metadata()
         self._is_closing = False
         self._full_since = 0.0
@@ -159,35 +156,51 @@ class Intake:
         """Joins the group."""
         self._running = self._executor.submit(self._run)
 
-    def take(self, records_max: int, seconds_max: float, stop: threading.Event) -> list[Message]:
-        """Waits for a first record, then for ``records_max`` or ``seconds_max``; [] when ``stop`` is set.
+    def take(
+        self, records_max: int, seconds_max: float, stop: threading.Event
+    ) -> tuple[Sequence[Raw], dict[Place, int]]:
+        """Waits for a first record, then for ``records_max`` or ``seconds_max``; nothing when ``stop`` is set.
 
-        The partitions of what was taken are kept until ``settle``. Raises what ended the thread.
+        With the assignment that brought each of their partitions; these are kept until ``settle``. Raises what ended the
+        thread.
         """
         with self._changed:
-            while not self._buffer:
-                self._raise_failure()
-                if stop.is_set():
-                    return []
-                self._changed.wait(POLL_SECONDS)
-            deadline = time.monotonic() + seconds_max
-            while len(self._buffer) < records_max and self._buffer and not (stop.is_set() or self._leaving):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(min(left, POLL_SECONDS))
-            taken = [self._buffer.popleft() for _ in range(min(records_max, len(self._buffer)))]
-            self._buffer_bytes -= sum(map(len, taken))
-            self._busy = frozenset(map(place_of, taken))
-            self._changed.notify_all()
-        return taken
+            while not stop.is_set():
+                self._await_some(records_max, seconds_max, stop)
+                if self._buffer:  # what was there may have gone with its partition
+                    return self._taken(records_max)
+            return [], {}
 
-    def put_back(self, messages: Sequence[Message]) -> None:
-        """Taken but not processed: they come first again, if their partitions are still owned."""
+    def _await_some(self, records_max: int, seconds_max: float, stop: threading.Event) -> None:
+        self._wanted = records_max
+        while not self._buffer and not stop.is_set():
+            self._raise_failure()
+            self._changed.wait(POLL_SECONDS)
+        deadline = time.monotonic() + seconds_max
+        while 0 < len(self._buffer) < records_max and not (stop.is_set() or self._leaving):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._changed.wait(min(left, POLL_SECONDS))
+
+    def _taken(self, records_max: int) -> tuple[Sequence[Raw], dict[Place, int]]:
+        taken = self._buffer[:records_max]
+        del self._buffer[:records_max]
+        self._buffer_bytes -= bytes_of(taken)
+        self._busy = frozenset([(record.topic, record.partition) for record in taken])
+        self._changed.notify_all()
+        return taken, {place: self._owned[place] for place in self._busy}
+
+    def put_back(self, records: Sequence[Raw], assignments: Mapping[Place, int]) -> None:
+        """Taken but not processed: they come first again, where the assignment that brought them still lasts.
+
+        A partition that was away meanwhile, and is here again, has been read anew from its kept offset.
+        """
         with self._changed:
-            kept = [message for message in messages if self._is_kept(place_of(message))]
-            self._buffer.extendleft(reversed(kept))
-            self._buffer_bytes += sum(map(len, kept))
+            stayed = {place for place, number in assignments.items() if self._owned.get(place) == number}
+            kept = [record for record in records if place_of(record) in stayed - self._leaving]
+            self._buffer[:0] = kept
+            self._buffer_bytes += bytes_of(kept)
 
     def settle(self) -> None:
         """What was taken is committed, put back or to be read again: its partitions may go."""
@@ -273,27 +286,46 @@ class Intake:
                 if self._fatal is not None:
                     raise _replaced(self._fatal)
                 if self._has_room() or self._paused:
-                    self._fill(self._poll())
-                    self._read_metadata()
+                    self._fill(self._polled())
                 else:
                     with self._changed:
                         self._changed.wait(POLL_SECONDS)
         finally:
             with self._changed:
                 self._is_closing = True
-            self._consumer.close()
+            self._leave()
             with self._changed:
                 self._owned.clear()
                 self._changed.notify_all()
 
-    def _poll(self) -> Message | None:
+    def _polled(self) -> Sequence[Message]:
+        """What the client has ready: waits for a first message, then takes the others with it, in one call.
+
+        Both calls run the callbacks of rebalances, so both may fail by them; and the first message may be of a partition that
+        was handed over during the second.
+        """
         try:
-            return self._consumer.poll(POLL_SECONDS)
+            first = self._consumer.poll(POLL_SECONDS)
+            if first is None:
+                return ()
+            if first.error() is not None:
+                return (first,)
+            place = (str(first.topic()), first.partition() or 0)
+            number = self._owned.get(place)
+            room = max(1, self._limits.batch_records - len(self._buffer))
+            rest = self._consumer.consume(min(room, _READY_MAX), 0)
+            return [first, *rest] if self._owned.get(place) == number else rest
         except KafkaException as failure:
             error = failure.args[0]
             if error.fatal():
                 raise _replaced(error) from failure
             raise Undone(f"the consumer is made anew: {error}", rejoin=True) from failure
+
+    def _leave(self) -> None:
+        try:
+            self._consumer.close()
+        except KafkaException as failure:
+            log.debug("while leaving: %s", failure)  # of a callback; why this member ends is told already
 
     def _told(self, error: KafkaError) -> None:
         """By the client, while it polls. What is fatal ends this member; the rest passes."""
@@ -317,7 +349,7 @@ class Intake:
                 self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        return len(self._buffer) < self._limits.batch_records * 2 and self._buffer_bytes < _BUFFER_BYTES_MAX
+        return len(self._buffer) < self._limits.batch_records and self._buffer_bytes < _BUFFER_BYTES_MAX
 
     def _keep_bounded(self) -> None:
         """Pauses what is owned when the worker is slow, so that polling can go on; resumes when there is room."""
@@ -334,37 +366,29 @@ class Intake:
             self._consumer.pause([TopicPartition(*place) for place in running])
             self._paused |= running
 
-    def _fill(self, first: Message | None) -> None:
-        """Buffers a first message and all that the client has ready."""
-        if first is None:
-            return
-        room = max(1, self._limits.batch_records * 2 - len(self._buffer))
-        sound: list[Message] = []
-        for message in (first, *self._consumer.consume(min(room, _READY_MAX), 0)):
-            error = message.error()
-            if error is None:
-                sound.append(message)
-                continue
-            self._note(sound)
-            sound = []
-            self._failed(error, message)
-        self._note(sound)
-
-    def _note(self, messages: Sequence[Message]) -> None:
+    def _fill(self, messages: Sequence[Message]) -> None:
+        """Buffers what the client had ready; some of it may tell of errors."""
+        sound = [message for message in messages if message.error() is None]
+        if len(sound) < len(messages):
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    self._failed(error, message)
+        records = records_of(sound)
         with self._changed:
-            kept = [message for message in messages if self._is_kept(place_of(message))]
-            self._buffer.extend(kept)
-            self._buffer_bytes += sum(map(len, kept))
-            self._changed.notify_all()
-
-    def _is_kept(self, place: Place) -> bool:
-        return place in self._owned and place not in self._leaving
+            owned = self._owned.keys() - self._leaving
+            kept = [record for record in records if (record.topic, record.partition) in owned]
+            is_first = not self._buffer
+            self._buffer += kept
+            self._buffer_bytes += bytes_of(kept)
+            if is_first or len(self._buffer) >= self._wanted:
+                self._changed.notify_all()
 
     def _failed(self, error: KafkaError, message: Message) -> None:
         """What the client tells instead of a record; most of it passes by itself."""
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET:
-            self._skip_what_is_gone(place_of(message))
+            self._skip_what_is_gone((str(message.topic()), message.partition() or 0))
         elif code in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL) or error.fatal():
             raise _replaced(error)
         elif fate_of(error) is Fate.STOP:
@@ -385,6 +409,7 @@ class Intake:
             self._buffer.clear()
             self._buffer_bytes = 0
             places = sorted(set(self._owned) - self._leaving)
+        self._read_metadata()
         offsets = self._positions.of(self._consumer, places, self._halt)
         for place, offset in offsets.items():
             self._seek(place, offset)
@@ -407,8 +432,7 @@ class Intake:
         offsets = self._positions.taken(consumer, places, self._halt) if places else {}
         consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
         with self._changed:
-            self._assignments += 1
-            self._owned.update(dict.fromkeys(places, self._assignments))
+            self._owned.update(dict.fromkeys(places, next(_NUMBERS)))
         self._read_metadata()
         log.info("assigned partitions=%s", offsets)
 
@@ -443,11 +467,15 @@ class Intake:
         consumer.incremental_unassign(partitions)
 
     def _purge(self, places: set[Place]) -> None:
-        kept = [message for message in self._buffer if place_of(message) not in places]
-        self._buffer = deque(kept)
-        self._buffer_bytes = sum(map(len, kept))
+        self._buffer = [record for record in self._buffer if place_of(record) not in places]
+        self._buffer_bytes = bytes_of(self._buffer)
 
 
 def _replaced(error: KafkaError) -> Undone:
     """Another member has our instance id (FENCED_INSTANCE_ID is the only fatal error of a consumer)."""
     return Undone(f"the group has given this member's place away: {error.str()}", fenced=True, rejoin=True)
+
+
+def bytes_of(records: Sequence[Raw]) -> int:
+    """How much their values hold."""
+    return sum([len(record.value) for record in records if record.value is not None])

@@ -27,7 +27,7 @@ from confluent_kafka import Consumer
 from sqlalchemy.engine import Connection
 
 from oncelog.app import schema
-from oncelog.app.errors import Undone
+from oncelog.app.errors import ConfigurationError, Undone
 from oncelog.app.exchange import Fences, Name
 from oncelog.app.intake import Intake, Place
 from oncelog.app.meters import Meters
@@ -37,7 +37,7 @@ from oncelog.app.sinks import patiently
 from oncelog.app.state import Changelog, MemoryTable
 from oncelog.app.topics import create_compacted
 from oncelog.app.topology import OutboxRoute
-from oncelog.app.transactions import TransactionalProducer, initialized
+from oncelog.app.transactions import Sent, TransactionalProducer, initialized
 
 log = logging.getLogger("oncelog.app")
 
@@ -145,6 +145,7 @@ class OutboxJob:
             )
             self._producer = initialized(settings, self._halt)
             self._position = self._read_position()
+            patiently(self._check_position, self._halt)
             log.info("relaying outbox=%s from position=%s", self._route.table, self._position)
         return self._producer
 
@@ -157,6 +158,16 @@ class OutboxJob:
             changelog.close()
         found = table.get(_KEY)
         return _START if found is None else msgspec.json.decode(found, type=Position)
+
+    def _check_position(self) -> None:
+        """A database that was moved to another server counts its transactions anew: below the position nothing is read."""
+        with self._engine.begin() as db:
+            horizon = self._horizon(db)
+        if self._position[0] >= horizon:
+            raise ConfigurationError(
+                f"the outbox {self._route.table} was sent up to transaction {self._position[0]}, and its database has only "
+                f"come to {horizon}: it was restored, or moved. Delete the rows that were sent, then the topic {self._topic}"
+            )
 
     def _rows(self) -> Sequence[sql.Row[Any]]:
         table = self._table
@@ -174,11 +185,13 @@ class OutboxJob:
     def _relay(self, producer: TransactionalProducer, rows: Sequence[sql.Row[Any]]) -> None:
         started = time.monotonic()
         position: Position = (int(rows[-1].transaction_id), int(rows[-1].id))
-        producer.begin()
+        sent = []
         for row in rows:
             headers = schema.headers_of(row.headers)
-            producer.send(self._route.topic, _content(row.record_key), _content(row.record_value), headers, -1, 0)
-        producer.send(self._topic, _KEY, msgspec.json.encode(position), (), 0, 0)
+            sent.append(Sent(self._route.topic, _content(row.record_key), _content(row.record_value), headers))
+        sent.append(Sent(self._topic, _KEY, msgspec.json.encode(position), (), 0))
+        producer.begin()
+        producer.send(sent)
         producer.commit()
         self._position = position
         seconds = time.monotonic() - started

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from confluent_kafka import Message
-
-from oncelog.app.errors import Undone
-from oncelog.app.exchange import Outcome, Sent
+from oncelog.app.exchange import Outcome
 from oncelog.app.intake import Place
+from oncelog.app.records import Raw
+from oncelog.app.transactions import Sent
 
 
 class Transactor(Protocol):
@@ -24,8 +23,8 @@ class Transactor(Protocol):
     def abandon(self) -> None:
         """Without waiting for brokers."""
 
-    def take(self, records_max: int | None = None) -> list[Message]:
-        """The next records; [] when the application stops."""
+    def take(self, records_max: int | None = None) -> Sequence[Raw]:
+        """The next records; none when the application stops."""
 
     @property
     def assignments(self) -> Mapping[Place, int]:
@@ -35,17 +34,11 @@ class Transactor(Protocol):
     def must_hurry(self) -> bool:
         """Whether to cut the batch short."""
 
-    def put_back(self, messages: Sequence[Message]) -> None:
+    def put_back(self, records: Sequence[Raw]) -> None:
         """Not processed."""
 
     def settle(self) -> None:
         """Nothing was processed."""
 
-    def send(self, record: Sent) -> None:
-        """For the transaction."""
-
-    def commit(self, processed: Sequence[Message]) -> Outcome:
+    def commit(self, processed: Sequence[Raw], outputs: Sequence[Sent] = ()) -> Outcome:
         """Outputs and offsets."""
-
-    def undo(self, why: str | Undone) -> None:
-        """Back to the kept offsets."""

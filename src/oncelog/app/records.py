@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
-
-from oncelog.app.intake import offset_of, place_of
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -30,6 +29,9 @@ class Record(msgspec.Struct, Generic[K, V], frozen=True):
     def header(self, name: str) -> bytes | None:
         """The last header of this name; None if there is none."""
         return next((value for known, value in reversed(self.headers) if known == name), None)
+
+
+Raw = Record[bytes | None, bytes | None]
 
 
 class Out(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,21 +64,18 @@ class Batch(Sequence[V], Generic[V]):
         return iter(self._records)
 
 
-def record_of(message: Message) -> Record[bytes | None, bytes | None]:
-    """A consumed message as a record of bytes."""
-    topic, partition = place_of(message)
-    kind, timestamp = message.timestamp()
-    headers: Any = message.headers()
-    return Record(
-        topic,
-        partition,
-        offset_of(message),
-        _raw(message.key()),
-        _raw(message.value()),
-        tuple((name, _raw(value)) for name, value in headers) if headers else (),
-        None if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
-    )
-
-
-def _raw(part: str | bytes | None) -> bytes | None:
-    return part.encode() if isinstance(part, str) else part
+def records_of(messages: Sequence[Message]) -> list[Raw]:
+    """Consumed messages as records of bytes: quicker to read, and no work for the garbage collector."""
+    consumed: Sequence[Any] = messages  # nothing is missing of these, though the methods of a message may say so
+    return [
+        Record(
+            sys.intern(each.topic()),  # one string for all: quicker to compare, and nothing to keep
+            each.partition(),
+            each.offset(),
+            each.key(),
+            each.value(),
+            () if (headers := each.headers()) is None else tuple(headers),
+            stamp[1] if (stamp := each.timestamp())[0] != TIMESTAMP_NOT_AVAILABLE else None,
+        )
+        for each in consumed
+    ]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from oncelog.app.driver import Driver
-from oncelog.app.intake import GroupPositions, place_of
-from oncelog.app.records import record_of
+from oncelog.app.intake import GroupPositions
+from oncelog.app.records import records_of
 from oncelog.app.topics import check_topics
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def dry_run(app: App, records_max: int) -> Driver:
             message = consumer.poll(_SILENCE_SECONDS_MAX)
             if message is None:
                 break
-            place = place_of(message)
+            place = (str(message.topic()), message.partition() or 0)
             error = message.error()
             if error is None and place in left:
-                raw = record_of(message)
+                (raw,) = records_of([message])
                 driver.feed(
                     raw.topic, raw.key, raw.value, headers=raw.headers, partition=raw.partition, timestamp=raw.timestamp
                 )

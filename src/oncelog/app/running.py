@@ -2,12 +2,14 @@
 
 Exit codes of ``App.run``: 0 stopped by a signal; 1 a bug; 2 ConfigurationError; 3 PoisonRecord; 4 FencedByPeer. SIGTERM and
 SIGINT let every worker finish its batch; brokers that don't answer are waited for until the stop budget is over. A second
-signal waits no longer: what is open is aborted by the next start, or by its timeout.
+signal waits no longer, not even for a handler (128 + the signal's number): what is open is aborted by the next start, or by
+its timeout.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -20,6 +22,8 @@ from oncelog.app.errors import Halted
 log = logging.getLogger("oncelog.app")
 
 _LOOK_SECONDS: Final = 0.1
+#: After a second signal, for those who wait for a broker. Then the process ends, whatever a handler is doing.
+_HALT_SECONDS: Final = 2.0
 
 
 class Job(Protocol):
@@ -99,11 +103,14 @@ class Running:
 
 
 def handle_signals(stop: threading.Event, halt: threading.Event) -> None:
-    """SIGTERM and SIGINT stop the application; a second one at once."""
+    """SIGTERM and SIGINT stop the application; a second one at once. For an application that has the process to itself."""
 
     def signalled(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.is_set() and not halt.is_set():
             halt.set()
+            timer = threading.Timer(_HALT_SECONDS, os._exit, (128 + number,))
+            timer.daemon = True
+            timer.start()
         stop.set()
         log.info("stopping signal=%s", signal.Signals(number).name)
 

@@ -21,13 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import Message
-
 from oncelog.app.errors import ConfigurationError, Undone
-from oncelog.app.exchange import Exchange, Name, Sent
+from oncelog.app.exchange import Exchange, Name
 from oncelog.app.identity import Identity, checked_name
 from oncelog.app.meters import Meters
-from oncelog.app.records import Record, record_of
+from oncelog.app.records import Raw
 from oncelog.app.settings import (
     BATCH_RECORDS,
     COMMIT_SECONDS,
@@ -36,7 +34,7 @@ from oncelog.app.settings import (
     Limits,
 )
 from oncelog.app.topics import check_topics
-from oncelog.app.transactions import Headers
+from oncelog.app.transactions import Headers, Sent
 
 STATE_FOLDER = ".oncelog"
 
@@ -120,8 +118,8 @@ class Session:
         exchange = self._exchange
         if exchange is None:
             raise ConfigurationError("a session is used inside its `with`")
-        while messages := exchange.take():
-            batch = SessionBatch(exchange, messages)
+        while records := exchange.take():
+            batch = SessionBatch(exchange, records)
             yield batch
             if not batch.is_settled:
                 exchange.undo("the batch was left without a transaction")
@@ -133,21 +131,20 @@ class Session:
 class SessionBatch:
     """Records to process in one transaction; iterate to get them."""
 
-    def __init__(self, exchange: Exchange, messages: Sequence[Message]) -> None:
+    def __init__(self, exchange: Exchange, records: Sequence[Raw]) -> None:
         self._exchange = exchange
-        self._messages = messages
+        self._records = records
         self._handed_out = 0
         self.is_settled = False
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self._records)
 
-    def __iter__(self) -> Iterator[Record[bytes | None, bytes | None]]:
+    def __iter__(self) -> Iterator[Raw]:
         """Each record once. One that was handed out counts as processed when the transaction commits."""
-        while self._handed_out < len(self._messages):
-            message = self._messages[self._handed_out]
+        for record in self._records[self._handed_out :]:
             self._handed_out += 1
-            yield record_of(message)
+            yield record
 
     def transaction(self) -> SessionTransaction:
         """The transaction of this batch; once."""
@@ -158,7 +155,7 @@ class SessionBatch:
     def _commit(self) -> None:
         """At the transaction's end."""
         self.is_settled = True
-        processed, rest = self._messages[: self._handed_out], self._messages[self._handed_out :]
+        processed, rest = self._records[: self._handed_out], self._records[self._handed_out :]
         self._exchange.put_back(rest)
         if processed:
             self._exchange.commit(processed)

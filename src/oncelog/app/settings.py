@@ -111,12 +111,16 @@ class Cluster:
         return {**_CONNECTION, **self.client, "bootstrap.servers": self.bootstrap, "client.id": client_id}
 
     def for_consumer(self, *, client_id: str, group: str, instance: str) -> Settings:
-        """A static member that reads committed records and never commits by itself."""
+        """A static member that reads committed records and never commits by itself.
+
+        What is read ahead is bounded. When the bound is met the client looks again soon, not after its own second.
+        """
         return {
             "session.timeout.ms": 10_000,
             "heartbeat.interval.ms": 1_000,
             "fetch.wait.max.ms": 100,
             "queued.max.messages.kbytes": 16_384,
+            "fetch.queue.backoff.ms": 10,
             **_without(self.connection(client_id), _FOR_PRODUCERS),
             "group.id": group,
             "group.instance.id": instance,
@@ -132,6 +136,7 @@ class Cluster:
         return {
             "linger.ms": 5,
             "statistics.interval.ms": 1_000,
+            "delivery.report.only.error": True,
             **_without(self.connection(client_id), _FOR_CONSUMERS),
             "transactional.id": transactional_id,
             "transaction.timeout.ms": round(timeout_seconds * 1000),
@@ -160,6 +165,7 @@ _FOR_CONSUMERS: Final = frozenset(
         "max.partition.fetch.bytes",
         "queued.min.messages",
         "queued.max.messages.kbytes",
+        "fetch.queue.backoff.ms",
         "check.crcs",
     )
 )

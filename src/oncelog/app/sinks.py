@@ -13,11 +13,11 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import sqlalchemy as sql
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -26,10 +26,10 @@ from oncelog.app import schema
 from oncelog.app.errors import Halted, PoisonRecord, Undone
 from oncelog.app.exchange import FENCED_SECONDS, Fences, Name, offsets_after
 from oncelog.app.handlers import Trial
-from oncelog.app.intake import Intake, Place, offset_of, oldest, place_of
+from oncelog.app.intake import Intake, Place, oldest, place_of
 from oncelog.app.meters import Meters
 from oncelog.app.peers import fenced_by
-from oncelog.app.records import Record, record_of
+from oncelog.app.records import Raw
 from oncelog.app.serializing import DecodeError
 from oncelog.app.settings import Cluster, Limits, client_id_of
 from oncelog.app.topology import Sink
@@ -40,7 +40,6 @@ _HINT_SECONDS: Final = 2.0
 _AWAY_SECONDS: Final = 0.5
 
 Result = TypeVar("Result")
-Raw = Record[bytes | None, bytes | None]
 
 
 class DatabasePositions:
@@ -76,11 +75,14 @@ class DatabasePositions:
             self.kept[place] = (self.kept[place][0], epoch)
         return found
 
-    def advance(self, db: Connection, offsets: dict[Place, int]) -> None:
-        """The compare-and-set. Undone: another has a partition."""
+    def advance(self, db: Connection, offsets: dict[Place, int], held: Mapping[Place, tuple[int, int]]) -> None:
+        """The compare-and-set, with what was ``kept`` when the records were taken. Undone: another has a partition.
+
+        Not with what is kept now: a partition that was away meanwhile, and is here again, has a new epoch.
+        """
         table = schema.offsets
         for place, offset in sorted(offsets.items()):
-            expected, epoch = self.kept[place]
+            expected, epoch = held[place]
             unchanged = sql.and_(self._is(place), table.c.next_offset == expected, table.c.owner_epoch == epoch)
             if db.execute(table.update().where(unchanged).values(next_offset=offset)).rowcount != 1:
                 raise Undone(f"{place[0]}[{place[1]}] belongs to another worker now", rejoin=True)
@@ -188,6 +190,7 @@ class SinkJob:
         self._attempts: dict[tuple[str, int, int], int] = {}
         self._pause_seconds = 0.0
         self._hint_at = 0.0
+        self._held: dict[Place, tuple[int, int]] = {}
 
     def run(self) -> None:
         """Until the application stops."""
@@ -215,59 +218,60 @@ class SinkJob:
     def _round(self) -> None:
         intake = self._ready_intake()
         records_max = 1 if self._one_by_one else self._limits.batch_records
-        messages = intake.take(records_max, self._limits.commit_interval, self._stop)
-        if not messages:
+        raws, assignments = intake.take(records_max, self._limits.commit_interval, self._stop)
+        if not raws:
             return
-        intake.assignments({place_of(message) for message in messages})
+        self._held = {place: self._positions.kept[place] for place in assignments}
+        if intake.assignments(assignments) != assignments:
+            raise Undone("partitions were handed over and came back meanwhile")
         with Trial() as trial:
-            self._store(messages)
+            self._store(raws)
         if trial.error is not None:
-            self._failed(messages, trial.error)
+            self._failed(raws, trial.error)
         else:
-            self._one_by_one = max(0, self._one_by_one - len(messages))
-            self._hint(intake, offsets_after(messages))
+            self._one_by_one = max(0, self._one_by_one - len(raws))
+            self._hint(intake, offsets_after(raws))
         intake.settle()
         self._pause()
 
-    def _store(self, messages: Sequence[Message]) -> None:
+    def _store(self, raws: Sequence[Raw]) -> None:
         """The handler's writes and the offsets, or nothing."""
-        started, offsets = time.monotonic(), offsets_after(messages)
+        started, offsets = time.monotonic(), offsets_after(raws)
         with self._engine.begin() as db:
-            self._write(db, messages)
-            self._positions.advance(db, offsets)
+            self._write(db, raws)
+            self._positions.advance(db, offsets, self._held)
         self._positions.advanced(offsets)
         seconds = time.monotonic() - started
-        self._meters.transaction("committed", len(messages), 0, seconds)
+        self._meters.transaction("committed", len(raws), 0, seconds)
         places = ",".join(f"{topic}[{partition}]={offset}" for (topic, partition), offset in offsets.items())
         log.info(
             "transaction outcome=committed sink=%s worker=%s records=%d offsets=%s ms=%d",
-            *(self._sink.name, self._name, len(messages), places, seconds * 1000),
+            *(self._sink.name, self._name, len(raws), places, seconds * 1000),
         )
 
-    def _write(self, db: Connection, messages: Sequence[Message]) -> None:
+    def _write(self, db: Connection, raws: Sequence[Raw]) -> None:
         handler = self._sink.handler
-        records = [handler.decode(record_of(message)) for message in messages]
+        records = [handler.decode(raw) for raw in raws]
         for group in [records] if handler.is_batch else [[record] for record in records]:
             handler.call(group, db, self._runner)
 
-    def _failed(self, messages: Sequence[Message], error: Exception) -> None:
+    def _failed(self, raws: Sequence[Raw], error: Exception) -> None:
         """All is rolled back; what was taken comes again, by the offsets in the database."""
         assert self._intake is not None
         if is_passing(error):
             log.warning("database away, rolled back sink=%s: %s", self._sink.name, error)
             self._pause_seconds = _AWAY_SECONDS
-        elif len(messages) > 1:
+        elif len(raws) > 1:
             log.info("one-by-one sink=%s: %r", self._sink.name, error)
-            self._one_by_one = len(messages)
+            self._one_by_one = len(raws)
         else:
             self._one_by_one = max(1, self._one_by_one)
-            self._blame(messages[0], error)
-        self._meters.transaction("aborted", len(messages), 0, 0.0)
+            self._blame(raws[0], error)
+        self._meters.transaction("aborted", len(raws), 0, 0.0)
         self._intake.rewind()
 
-    def _blame(self, message: Message, error: Exception) -> None:
+    def _blame(self, raw: Raw, error: Exception) -> None:
         """A record that fails alone: again, then into the table of dead letters with its offset, or the end."""
-        raw = record_of(message)
         place = (raw.topic, raw.partition, raw.offset)
         attempts = self._attempts[place] = self._attempts.get(place, 0) + 1
         if attempts < self._sink.retry.attempts and not isinstance(error, DecodeError):
@@ -276,12 +280,12 @@ class SinkJob:
             return
         if not self._sink.dead_letter:
             raise PoisonRecord(raw.topic, raw.partition, raw.offset, attempts, error) from error
-        offsets = {place_of(message): offset_of(message) + 1}
+        offsets = {place_of(raw): raw.offset + 1}
 
         def bury() -> None:
             with self._engine.begin() as db:
                 db.execute(schema.dead_letters.insert().values(_letter(self._name.app, raw, attempts, error)))
-                self._positions.advance(db, offsets)
+                self._positions.advance(db, offsets, self._held)
 
         patiently(bury, self._halt)
         self._positions.advanced(offsets)

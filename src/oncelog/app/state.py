@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,8 +23,8 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from oncelog.app.errors import ConfigurationError, Halted
-from oncelog.app.exchange import Sent
-from oncelog.app.intake import asked, offset_of
+from oncelog.app.intake import asked
+from oncelog.app.transactions import Sent
 
 Key = str | bytes | int
 T = TypeVar("T")
@@ -31,6 +32,13 @@ T = TypeVar("T")
 _SEPARATOR: Final = b"\x00"
 _READ_AT_ONCE: Final = 1000
 _CACHE_KIB: Final = 8192
+#: A checkpoint older than this is not gone on from: compaction removes the record of a deletion after a day (Kafka's
+#: delete.retention.ms), and what was deleted meanwhile would stay.
+CHECKPOINT_SECONDS_MAX: Final = 12 * 3600.0
+_PROGRESS: Final = (
+    "CREATE TABLE IF NOT EXISTS progress "
+    "(one INTEGER PRIMARY KEY CHECK (one = 1), changelog_offset INTEGER NOT NULL, written_at REAL NOT NULL)"
+)
 
 
 class Table:
@@ -53,6 +61,11 @@ class Table:
         """The changelog's offset before which nothing is missing here."""
         raise NotImplementedError
 
+    @property
+    def checkpoint_at(self) -> float:
+        """When it was written, in seconds since 1970."""
+        raise NotImplementedError
+
     def clear(self) -> None:
         """As new."""
         raise NotImplementedError
@@ -69,6 +82,11 @@ class MemoryTable(Table):
     def checkpoint(self) -> int:
         """As of the last write that named one."""
         return self._checkpoint
+
+    @property
+    def checkpoint_at(self) -> float:
+        """It lives no longer than what it is for."""
+        return time.time()
 
     def clear(self) -> None:
         """As new."""
@@ -104,14 +122,20 @@ class FileTable(Table):
         run("PRAGMA synchronous=NORMAL")
         run(f"PRAGMA cache_size=-{_CACHE_KIB}")
         run("CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
-        run("CREATE TABLE IF NOT EXISTS checkpoint (one INTEGER PRIMARY KEY CHECK (one = 1), changelog_offset INTEGER)")
-        run("INSERT OR IGNORE INTO checkpoint VALUES (1, 0)")
+        run(_PROGRESS)
+        run("INSERT OR IGNORE INTO progress VALUES (1, 0, 0)")
 
     @property
     def checkpoint(self) -> int:
         """The changelog's offset before which nothing is missing here."""
-        (offset,) = self._connection.execute("SELECT changelog_offset FROM checkpoint").fetchone()
+        (offset,) = self._connection.execute("SELECT changelog_offset FROM progress").fetchone()
         return int(offset)
+
+    @property
+    def checkpoint_at(self) -> float:
+        """When it was written; 0: never."""
+        (seconds,) = self._connection.execute("SELECT written_at FROM progress").fetchone()
+        return float(seconds)
 
     def get(self, key: bytes) -> bytes | None:
         """A value."""
@@ -137,11 +161,14 @@ class FileTable(Table):
                         (key, value),
                     )
             if checkpoint is not None:
-                run("UPDATE checkpoint SET changelog_offset = ?", (checkpoint,))
+                run("UPDATE progress SET changelog_offset = ?, written_at = ?", (checkpoint, time.time()))
 
     def clear(self) -> None:
-        """As new."""
-        self._connection.executescript("DELETE FROM rows; UPDATE checkpoint SET changelog_offset = 0;")
+        """As new, at once: a checkpoint without its rows would pass for a state that is empty."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:
+            self._connection.execute("DELETE FROM rows")
+            self._connection.execute("UPDATE progress SET changelog_offset = 0, written_at = 0")
 
     def close(self) -> None:
         """The file may be opened again."""
@@ -259,7 +286,7 @@ def _key_bytes(key: Key) -> bytes:
         return key
     if isinstance(key, str | int):
         return str(key).encode()
-    raise ConfigurationError(f"state is kept by str, bytes or int, not by {key!r}; a record without a key has no state")
+    raise TypeError(f"state is kept by str, bytes or int, not by {key!r}; a record without a key has no state")
 
 
 def changelog_records(topic: str, partition: int, state: PartitionState) -> Iterator[Sent]:
@@ -295,24 +322,24 @@ class Changelog:
         and reading waits until the last stable offset has come there.
         """
         low, high = self.end(topic, partition)
-        if not low <= table.checkpoint <= high:
-            table.clear()  # another changelog, or one that has lost its beginning
+        is_old = table.checkpoint_at < time.time() - CHECKPOINT_SECONDS_MAX
+        if is_old or not low <= table.checkpoint <= high:
+            table.clear()  # another changelog, or one that has lost its beginning or its deletions since
         start = max(low, table.checkpoint)
-        if start >= high:
-            return 0
-        self._committed.assign([TopicPartition(topic, partition, start)])
         read, position = 0, start
+        if start < high:
+            self._committed.assign([TopicPartition(topic, partition, start)])
         while position < high:
             if self._halt.is_set():
                 raise Halted("stopped while state was restored")
-            changes = []
-            for message in self._committed.consume(_READ_AT_ONCE, 0.2):
+            changes, first = [], self._committed.poll(0.2)
+            for message in () if first is None else (first, *self._committed.consume(_READ_AT_ONCE, 0)):
                 error = message.error()
                 if error is None:
                     changes.append((bytes(message.key() or b""), _value_bytes(message.value())))
-                    position = offset_of(message) + 1
+                    position = (message.offset() or 0) + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    position = offset_of(message)
+                    position = message.offset() or 0
             table.write(changes, position)
             read += len(changes)
         self._committed.unassign()

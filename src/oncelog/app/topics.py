@@ -15,6 +15,9 @@ from oncelog.app.settings import Cluster
 
 _WAIT_SECONDS: Final = 15.0
 _STEP_SECONDS: Final = 5.0
+#: So long a topic may be missing before it is called so; first asked again after the pause, which doubles.
+_MISSING_SECONDS: Final = 3.5
+_PAUSE_SECONDS: Final = 0.1
 
 
 def partition_counts(cluster: Cluster) -> dict[str, int]:
@@ -34,14 +37,22 @@ def partition_counts(cluster: Cluster) -> dict[str, int]:
 
 
 def check_topics(cluster: Cluster, topics: Sequence[str]) -> dict[str, int]:
-    """All topics are there: the partitions of each. Else a ConfigurationError that names those missing."""
-    counts = partition_counts(cluster)
-    missing = sorted(topic for topic in topics if topic not in counts)
-    if missing:
-        raise ConfigurationError(
-            f"no such topic: {', '.join(missing)}. Create it first, with the partitions that you want"
-        )
-    return {topic: counts[topic] for topic in topics}
+    """All topics are there: the partitions of each. Else a ConfigurationError that names those missing.
+
+    One that was created a moment ago is waited for: Apache Kafka answers its creation a little before its metadata has it.
+    """
+    deadline, pause = time.monotonic() + _MISSING_SECONDS, _PAUSE_SECONDS
+    while True:
+        counts = partition_counts(cluster)
+        missing = sorted(topic for topic in topics if topic not in counts)
+        if not missing:
+            return {topic: counts[topic] for topic in topics}
+        if time.monotonic() + pause > deadline:
+            raise ConfigurationError(
+                f"no such topic: {', '.join(missing)}. Create it first, with the partitions that you want"
+            )
+        time.sleep(pause)
+        pause *= 2
 
 
 def create_compacted(cluster: Cluster, wanted: Mapping[str, int]) -> None:

@@ -37,6 +37,27 @@ Result = TypeVar("Result")
 Headers = Sequence[tuple[str, bytes | None]]
 
 
+class Sent(msgspec.Struct, frozen=True):
+    """One record to send. ``partition`` −1: by the key. ``timestamp``: ms; 0: now."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int = -1
+    timestamp: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, about."""
+        return 100 + len(self.key or b"") + len(self.value or b"")
+
+    @property
+    def further(self) -> tuple[Any, ...]:
+        """What the client takes after topic, value and key."""
+        return self.partition, None, None, self.timestamp, list(self.headers) or None
+
+
 class _Eos(msgspec.Struct):
     producer_id: int = -1
     producer_epoch: int = -1
@@ -93,28 +114,27 @@ class TransactionalProducer:
         self._step(self._producer.begin_transaction)
         self._began_at = time.monotonic()
 
-    def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int, timestamp: int
-    ) -> None:
-        """Into the client's queue. ``partition`` −1: by the key. ``timestamp`` ms, 0: now."""
-        if topic not in self._topics_known:
-            self._check_topic(topic)
-        while True:
-            try:
-                self._producer.produce(
-                    topic,
-                    value,
-                    key,
-                    partition=partition,
-                    timestamp=timestamp,
-                    headers=list(headers) if headers else None,
-                )
-                return
-            except BufferError:
-                self._poll(0.05)
-                self._check_halt()
-            except KafkaException as failure:
-                raise self._undone(self._reason(failure.args[0])) from failure
+    def send(self, records: Sequence[Sent]) -> None:
+        """Into the client's queue, in their order. What can't be a record at all blames the one that it came of."""
+        produce, known = self._producer.produce, self._topics_known
+        try:
+            for record in records:
+                if record.topic not in known:
+                    self._check_topic(record.topic)
+                while True:
+                    try:
+                        if record.headers or record.timestamp or record.partition >= 0:
+                            produce(record.topic, record.value, record.key, *record.further)
+                        else:  # what a client takes beyond these costs it time, given or not
+                            produce(record.topic, record.value, record.key)
+                        break
+                    except BufferError:
+                        self._poll(0.05)
+                        self._check_halt()
+        except KafkaException as failure:
+            raise self._undone(self._reason(failure.args[0])) from failure
+        except (TypeError, ValueError, OverflowError) as failure:
+            raise Undone(f"not a record: {failure}", blames_a_record=True) from failure
 
     def _check_topic(self, topic: str) -> None:
         """Once for each topic: the client itself waits long for one that is not there, and then does not name it."""

@@ -18,8 +18,9 @@ from oncelog.app.errors import Fate, Halted, Undone, blames_a_record, fate_of
 from oncelog.app.exchange import Exchange, Name, Outcome, offsets_after
 from oncelog.app.intake import Place
 from oncelog.app.meters import Meters
+from oncelog.app.records import Raw
 from oncelog.app.settings import Cluster, Delivery, Limits, client_id_of
-from oncelog.app.transactions import STEP_SECONDS
+from oncelog.app.transactions import STEP_SECONDS, Sent
 
 log = logging.getLogger("oncelog.app")
 
@@ -48,10 +49,10 @@ class WeakExchange(Exchange):
     def open(self) -> None:
         """Joins the group; the producer needs no beginning."""
         settings = self._cluster.for_plain_producer(client_id=client_id_of(str(self.name)), delivery=self._delivery)
-        self._plain = Producer(settings)
+        self._plain = Producer({**settings, "on_delivery": self._delivered, "delivery.report.only.error": True})
         self._ready_intake()
 
-    def take(self, records_max: int | None = None) -> list[Message]:
+    def take(self, records_max: int | None = None) -> Sequence[Raw]:
         """At most once commits here, before anything is done."""
         while taken := super().take(records_max):
             if self._delivery is Delivery.AT_LEAST_ONCE:
@@ -63,15 +64,11 @@ class WeakExchange(Exchange):
                 self._recover(undone)
         return taken
 
-    def put_back(self, messages: Sequence[Message]) -> None:
-        """At most once: their offsets are committed, but while this process lives they are still at hand."""
-        super().put_back(messages)
-
-    def commit(self, processed: Sequence[Message]) -> Outcome:
+    def commit(self, processed: Sequence[Raw], outputs: Sequence[Sent] = ()) -> Outcome:
         """Sends; then, for at least once, commits the offsets."""
         offsets = offsets_after(processed)
         try:
-            self._flush()
+            self._flush(outputs)
             if self._delivery is Delivery.AT_LEAST_ONCE:
                 self._commit_offsets(offsets)
         except Undone as undone:
@@ -82,38 +79,30 @@ class WeakExchange(Exchange):
             return Outcome.ABORTED
         return self._ended(Outcome.COMMITTED, processed, offsets, "")
 
-    def _flush(self) -> None:
+    def _flush(self, outputs: Sequence[Sent]) -> None:
         assert self._plain is not None
         self._failures.clear()
-        for record in self._pending:
+        for record in outputs:
             self._produce(self._plain, record)
-        self._sent += len(self._pending)
-        self._forget_pending()
+        self._sent += len(outputs)
         while self._plain.flush(STEP_SECONDS):
             if self._halt.is_set():
                 raise Halted("stopped while waiting for a broker")
         if self._failures and self._delivery is Delivery.AT_LEAST_ONCE:
             raise Undone(f"not delivered: {self._failures[0]}", blames_a_record=blames_a_record(self._failures[0]))
 
-    def _produce(self, producer: Producer, record: Sequence[object]) -> None:
-        topic, key, value, headers, partition, timestamp = record
+    def _produce(self, producer: Producer, record: Sent) -> None:
         while True:
             try:
-                producer.produce(
-                    topic,  # type: ignore[arg-type]
-                    value,  # type: ignore[arg-type]
-                    key,  # type: ignore[arg-type]
-                    partition=partition,  # type: ignore[arg-type]
-                    timestamp=timestamp,  # type: ignore[arg-type]
-                    headers=list(headers) if headers else None,  # type: ignore[call-overload]
-                    on_delivery=self._delivered,
-                )
+                producer.produce(record.topic, record.value, record.key, *record.further)
                 return
             except BufferError:
                 producer.poll(0.05)
             except KafkaException as failure:
                 error = failure.args[0]
                 raise Undone(str(error), blames_a_record=blames_a_record(error)) from failure
+            except (TypeError, ValueError, OverflowError) as failure:
+                raise Undone(f"not a record: {failure}", blames_a_record=True) from failure
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:

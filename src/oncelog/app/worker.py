@@ -16,28 +16,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import Message
-
 from oncelog.app.errors import ConfigurationError, PoisonRecord, Undone
-from oncelog.app.exchange import PENDING_BYTES_MAX, Outcome, Sent
+from oncelog.app.exchange import PENDING_BYTES_MAX, Outcome
 from oncelog.app.handlers import Trial
-from oncelog.app.intake import Place, offset_of, place_of
+from oncelog.app.intake import Place
 from oncelog.app.meters import Meters
 from oncelog.app.ports import Transactor
-from oncelog.app.records import Out, Record, record_of
+from oncelog.app.records import Out, Raw
 from oncelog.app.serializing import DecodeError, encode
 from oncelog.app.settings import Cluster, Limits
 from oncelog.app.state import Changelog, FileTable, PartitionState, Stores, changelog_records
 from oncelog.app.topics import check_topics, create_compacted
 from oncelog.app.topology import Processor, Topology
+from oncelog.app.transactions import Sent
 
 log = logging.getLogger("oncelog.app")
 
 #: Aborts in a row without any progress, after which records are tried one by one.
 _ABORTS_MAX: Final = 3
 _CHECKPOINT_SECONDS: Final = 5.0
-
-Raw = Record[bytes | None, bytes | None]
+#: In place of an assignment's number: the state has to be restored.
+_IN_DOUBT: Final = -1
+#: So often a running batch is looked at: is its time over, are its partitions wanted elsewhere?
+_LOOK_SECONDS: Final = 0.005
 
 
 class Context:
@@ -94,7 +95,7 @@ class Processing:
 
         ``known``: an error found by sending the record's outputs; the handler is not asked again then.
         """
-        failed_before = self._failures.get(_id(processor, raw), 0)
+        failed_before = self._failures.get(_id(processor, raw), 0) if self._failures else 0
         with Trial() as trial:
             if known is not None:
                 raise known
@@ -107,14 +108,13 @@ class Processing:
     ) -> list[Sent]:
         """One call of the handler. Raises what it raises."""
         handler = processor.handler
-        records = [handler.decode(raw) for raw in raws]
-        outs = handler.call(records, Context(self.app, state, attempt), self.runner)
-        sent = [_sent(processor, out) for out in outs]
+        records = raws if handler.is_raw else [handler.decode(raw) for raw in raws]
+        context = Context(self.app, state, attempt) if handler.takes_second else None
+        outs = handler.call(records, context, self.runner)
+        sent = _sent(processor, outs)
         if self._on_out is not None:
             for out, each in zip(outs, sent, strict=True):
                 self._on_out(out, each)
-        if state is not None:
-            state.keep_record()
         if self._failures:
             for raw in raws:
                 self._failures.pop(_id(processor, raw), None)
@@ -149,13 +149,21 @@ def _id(processor: Processor, raw: Raw) -> tuple[str, str, int, int]:
     return processor.name, raw.topic, raw.partition, raw.offset
 
 
-def _sent(processor: Processor, out: Out) -> Sent:
-    topic = out.topic or processor.to
-    if topic is None:
-        raise ConfigurationError(f"{processor.name} has no `to`, so each Out must name its topic")
-    partition = -1 if out.partition is None else out.partition
-    key, value = encode(out.key, processor.serializer), encode(out.value, processor.serializer)
-    return Sent(topic, key, value, tuple(out.headers), partition, out.timestamp or 0)
+def _sent(processor: Processor, outs: Sequence[Out]) -> list[Sent]:
+    """Raises what a serializer raises."""
+    to, serializer = processor.to, processor.serializer
+    sent = []
+    for out in outs:
+        topic, key, value = out.topic or to, out.key, out.value
+        if topic is None:
+            raise ConfigurationError(f"{processor.name} has no `to`, so each Out must name its topic")
+        if type(key) is not bytes:
+            key = encode(key, serializer)
+        if type(value) is not bytes:
+            value = encode(value, serializer)
+        partition = -1 if out.partition is None else out.partition
+        sent.append(Sent(topic, key, value, tuple(out.headers), partition, out.timestamp or 0))
+    return sent
 
 
 def dead_letter(topic: str, processor: str, raw: Raw, attempts: int, error: Exception) -> Sent:
@@ -189,6 +197,7 @@ class Worker:
     ) -> None:
         self._processing = Processing(app, topology, meters)
         self._topology = topology
+        self._readers = {topic: topology.readers(topic) for topic in topology.sources}
         self._exchange = exchange
         self._limits = limits
         self._stop = stop
@@ -204,8 +213,8 @@ class Worker:
         """Until the application stops. Raises AppError."""
         try:
             self._exchange.open()
-            while messages := self._exchange.take(1 if self._one_by_one else None):
-                self._batch(messages)
+            while raws := self._exchange.take(1 if self._one_by_one else None):
+                self._batch(raws)
         finally:
             self._states.close()
             self._processing.close()
@@ -214,10 +223,10 @@ class Worker:
             else:
                 self._exchange.close()
 
-    def _batch(self, messages: Sequence[Message]) -> None:
+    def _batch(self, raws: Sequence[Raw]) -> None:
         """One transaction over the first of these records; the rest is put back."""
-        processed, outputs, poison = self._processed(messages)
-        self._exchange.put_back(messages[len(processed) :])
+        processed, outputs, poison = self._processed(raws)
+        self._exchange.put_back(raws[len(processed) :])
         if not processed:
             if poison is not None:
                 raise poison
@@ -225,12 +234,12 @@ class Worker:
             self._pause()
             return
         try:
-            self._committed(processed, outputs)
+            is_committed = self._committed(processed, outputs)
         except Undone as undone:
-            self._states.aborted()
+            self._states.doubted()
             self._blame(processed, undone)
             return
-        if poison is not None:
+        if poison is not None and is_committed:
             raise poison
 
     def _pause(self) -> None:
@@ -240,77 +249,78 @@ class Worker:
         while time.monotonic() < until and not self._exchange.must_hurry:
             self._stop.wait(min(0.05, max(0.0, until - time.monotonic())))
 
-    def _committed(self, processed: Sequence[Message], outputs: Sequence[Sent]) -> None:
-        for sent in outputs:
-            self._exchange.send(sent)
+    def _committed(self, processed: Sequence[Raw], outputs: Sequence[Sent]) -> bool:
+        """Whether it is. Undone if one of the records is to blame."""
         self._states.before_commit()
-        for sent in self._states.changes():
-            self._exchange.send(sent)
-        if self._exchange.commit(processed) is Outcome.COMMITTED:
+        outcome = self._exchange.commit(processed, [*outputs, *self._states.changes()])
+        if outcome is Outcome.COMMITTED:
             self._states.committed()
-            self._aborts = 0
-            self._one_by_one = max(0, self._one_by_one - len(processed))
-            if self._known:
-                for message in processed:
-                    self._known.pop((*place_of(message), offset_of(message)), None)
-            return
-        self._states.aborted()
-        self._aborts += 1
-        if self._aborts >= _ABORTS_MAX:
-            self._one_by_one = max(self._one_by_one, len(processed))
+        else:
+            self._states.doubted()
+        if outcome is Outcome.ABORTED:
+            self._aborts += 1
+            if self._aborts >= _ABORTS_MAX:
+                self._one_by_one = max(self._one_by_one, len(processed))
+            return False
+        self._aborts = 0
+        self._one_by_one = max(0, self._one_by_one - len(processed))
+        if self._known:
+            for raw in processed:
+                self._known.pop((raw.topic, raw.partition, raw.offset), None)
+        return True
 
-    def _blame(self, processed: Sequence[Message], undone: Undone) -> None:
+    def _blame(self, processed: Sequence[Raw], undone: Undone) -> None:
         """Something can't be sent. With one record the culprit is known; with more they come again one by one."""
-        if not undone.blames_a_record:
-            self._exchange.undo(undone)
-        elif len(processed) == 1:
-            (message,) = processed
-            place, offset = place_of(message), offset_of(message)
+        if len(processed) == 1:
+            (raw,) = processed
+            place = (raw.topic, raw.partition, raw.offset)
             error = Unsendable(str(undone))
-            if (*place, offset) in self._known:  # not even its dead letter can be sent
-                raise PoisonRecord(*place, offset, 1, error)
-            self._known[*place, offset] = error
+            if place in self._known:  # not even its dead letter can be sent
+                raise PoisonRecord(*place, 1, error)
+            self._known[place] = error
             self._one_by_one = max(1, self._one_by_one)
         else:
             self._one_by_one = len(processed)
 
-    def _processed(self, messages: Sequence[Message]) -> tuple[list[Message], list[Sent], PoisonRecord | None]:
+    def _processed(self, raws: Sequence[Raw]) -> tuple[Sequence[Raw], list[Sent], PoisonRecord | None]:
         """As many records as succeed within the time: they, their outputs, and what is wrong with the next one."""
         self._states.begin(self._exchange.assignments)
-        raws = [record_of(message) for message in messages]
         outputs = self._whole_batches(raws)
         done_as_batches = outputs is not None
         outputs = outputs or []
         if done_as_batches and self._only_batches:
-            return list(messages), outputs, None
-        processed: list[Message] = []
-        size = counted = 0
+            return raws, outputs, None
+        poison, size, count, look_at = None, 0, 0, 0.0
         deadline = time.monotonic() + max(self._limits.commit_interval, 0.05)
-        for message, raw in zip(messages, raws, strict=True):
+        for raw in raws:
             try:
-                outputs += self._record(raw, without_batches=done_as_batches)
+                outs = self._record(raw, without_batches=done_as_batches)
             except Again as again:
-                if not processed:
+                if not count:
                     self._pause_seconds = again.delay
                 break
-            except PoisonRecord as poison:
-                return self._cut(processed, outputs, done_as_batches, poison)
-            processed.append(message)
-            size += sum(each.size for each in outputs[counted:])
-            counted = len(outputs)
-            is_over = time.monotonic() > deadline or size > PENDING_BYTES_MAX or self._exchange.must_hurry
-            if is_over and not done_as_batches:
+            except PoisonRecord as error:
+                poison = error
                 break
-        return self._cut(processed, outputs, done_as_batches and len(processed) < len(messages), None)
+            count += 1
+            outputs += outs
+            for sent in outs:
+                size += sent.size
+            if done_as_batches or (size < PENDING_BYTES_MAX and (now := time.monotonic()) < look_at):
+                continue
+            if size > PENDING_BYTES_MAX or now > deadline or self._exchange.must_hurry:
+                break
+            look_at = now + _LOOK_SECONDS
+        return self._cut(raws[:count], outputs, done_as_batches and count < len(raws), poison)
 
     def _cut(
-        self, processed: list[Message], outputs: list[Sent], spoilt: bool, poison: PoisonRecord | None
-    ) -> tuple[list[Message], list[Sent], PoisonRecord | None]:
+        self, processed: Sequence[Raw], outputs: list[Sent], spoilt: bool, poison: PoisonRecord | None
+    ) -> tuple[Sequence[Raw], list[Sent], PoisonRecord | None]:
         """A batch handler's outputs are for all records or for none: if not all succeeded, they are tried one by one."""
         if not spoilt:
             return processed, outputs, poison
         self._one_by_one = max(1, len(processed) + 1)
-        self._states.aborted()
+        self._states.forget()
         return [], [], None
 
     def _whole_batches(self, raws: Sequence[Raw]) -> list[Sent] | None:
@@ -334,12 +344,23 @@ class Worker:
     def _record(self, raw: Raw, *, without_batches: bool) -> list[Sent]:
         """One record by all its processors; all of them succeed, or none of them has any effect."""
         outputs: list[Sent] = []
-        known = self._known.get((raw.topic, raw.partition, raw.offset))
-        for processor in self._topology.readers(raw.topic):
-            if processor.handler.is_batch and without_batches:
-                continue
-            state = self._states.of(processor, (raw.topic, raw.partition))
-            outputs += self._processing.process(processor, raw, state, known)
+        states: list[PartitionState] = []
+        known = self._known.get((raw.topic, raw.partition, raw.offset)) if self._known else None
+        try:
+            for processor in self._readers[raw.topic]:
+                if processor.handler.is_batch and without_batches:
+                    continue
+                state = None
+                if processor.keeps_state:
+                    state = self._states.of(processor, (raw.topic, raw.partition))
+                    states.append(state)
+                outputs += self._processing.process(processor, raw, state, known)
+        except (Again, PoisonRecord):
+            for state in states:
+                state.drop_record()
+            raise
+        for state in states:
+            state.keep_record()
         return outputs
 
 
@@ -361,10 +382,8 @@ class States:
         """A batch of partitions with these assignments."""
         self._assignments = assignments
 
-    def of(self, processor: Processor, place: Place) -> PartitionState | None:
-        """None for a processor without state."""
-        if not processor.keeps_state:
-            return None
+    def of(self, processor: Processor, place: Place) -> PartitionState:
+        """Restored, if the partition has come anew."""
         key, assignment = (processor.name, place[1]), self._assignments[place]
         known = self._open.get(key)
         if known is not None and known[0] == assignment:
@@ -418,10 +437,15 @@ class States:
             is_ours = any(place[1] == key[1] and number == assignment for place, number in self._assignments.items())
             state.committed(self._ends.get(key) if is_ours else None)
 
-    def aborted(self) -> None:
-        """They never were."""
+    def forget(self) -> None:
+        """What the batch has changed is not to be."""
         for _, state in self._open.values():
             state.aborted()
+
+    def doubted(self) -> None:
+        """Undone, or committed without our being told: the changelogs know, so they are read again before the next batch."""
+        self.forget()
+        self._open = {key: (_IN_DOUBT, state) for key, (_, state) in self._open.items()}
 
     def close(self) -> None:
         """Closes the files and the consumers."""

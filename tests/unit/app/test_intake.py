@@ -1,0 +1,66 @@
+"""What a worker takes from the intake, without any broker: the consumer is not started."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import pytest
+
+from oncelog.app import Record
+from oncelog.app.intake import GroupPositions, Intake
+from oncelog.app.settings import Cluster, Limits
+
+PLACE = ("t", 0)
+
+
+def record(offset: int) -> Record[bytes | None, bytes | None]:
+    return Record(*PLACE, offset, None, b"value")
+
+
+@pytest.fixture
+def intake() -> Iterator[Intake]:
+    """A member that has one partition."""
+    settings = Cluster("127.0.0.1:1", {"log_level": 0}).for_consumer(client_id="c", group="g", instance="i")
+    made = Intake(settings, ["t"], Limits(), GroupPositions(), threading.Event())
+    made._owned[PLACE] = 1
+    yield made
+    made._consumer.close()
+
+
+def test_what_is_taken_comes_with_its_assignment(intake: Intake) -> None:
+    intake._buffer[:] = [record(number) for number in range(5)]
+    taken, assignments = intake.take(3, 0.0, threading.Event())
+    assert [each.offset for each in taken] == [0, 1, 2]
+    assert assignments == {PLACE: 1}
+    intake.put_back(taken[1:], assignments)
+    assert [each.offset for each in intake._buffer] == [1, 2, 3, 4]
+
+
+def test_nothing_is_put_back_under_a_later_assignment(intake: Intake) -> None:
+    intake._buffer[:] = [record(0), record(1)]
+    taken, assignments = intake.take(2, 0.0, threading.Event())
+    intake._owned[PLACE] = 2
+    intake._buffer[:] = [record(0)]  # read anew
+    intake.put_back(taken, assignments)
+    assert [each.offset for each in intake._buffer] == [0]
+
+
+def test_a_buffer_that_empties_while_it_fills_is_not_the_end(intake: Intake) -> None:
+    """A rebalance takes all that was there away while the worker waits for more: it waits on, and does not stop."""
+    intake._buffer[:] = [record(0)]
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(intake.take, 2, 30.0, stop)
+        while not intake._wanted:
+            wait([taking], 0.01)
+        intake.drain()
+        assert not wait([taking], 0.2).done, "the application would stop now"
+        with intake._changed:
+            intake._buffer[:] = [record(5), record(6)]
+            intake._changed.notify_all()
+        taken, _ = taking.result(10)
+        assert [each.offset for each in taken] == [5, 6]
+        stop.set()
+        assert intake.take(2, 30.0, stop) == ([], {})
