@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.mutants.applications import APPLICATIONS
 from tests.mutants.breakages import BREAKAGES, Breakage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,13 +63,19 @@ def examine(breakage: Breakage, *, is_whole: bool) -> Result:
         copy = Path(folder, "src", "oncelog")
         shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
         (copy / breakage.file).write_text(broken(breakage), encoding="utf-8")
-        for name, command in CHECKS.items():
-            if name == "contracts" and not breakage.file.startswith("storage"):
-                continue
+        for name, command in checks_of(breakage).items():
             (noticed if run(command, copy.parent) is not None else unnoticed).append(name)
             if noticed and not is_whole:
                 break
     return Result(breakage, noticed, unnoticed, time.monotonic() - started)
+
+
+def checks_of(breakage: Breakage) -> dict[str, list[str]]:
+    """By name: what may notice it."""
+    if breakage.test:
+        return {breakage.test.rpartition("::")[2]: [*_PYTEST, breakage.test]}
+    is_storage = breakage.file.startswith("storage")
+    return {name: command for name, command in CHECKS.items() if is_storage or name != "contracts"}
 
 
 def run(command: list[str], sources: Path) -> str | None:
@@ -99,10 +106,10 @@ def main() -> int:
     chosen = parser.parse_args()
     for name in set(CHECKS) - set(chosen.checks.split(",")) if chosen.checks else ():
         del CHECKS[name]
-    breakages = [one for one in BREAKAGES if chosen.only in one.name]
+    breakages = [one for one in (*BREAKAGES, *APPLICATIONS) if chosen.only in one.name]
     for one in breakages:
         broken(one)
-    _check_checks()
+    _check_checks(breakages)
     survivors = 0
     with ThreadPoolExecutor(chosen.jobs) as pool:
         for result in pool.map(lambda one: examine(one, is_whole=chosen.all), breakages):
@@ -116,9 +123,9 @@ def main() -> int:
     return 1 if survivors else 0
 
 
-def _check_checks() -> None:
+def _check_checks(breakages: list[Breakage]) -> None:
     """Without a breakage every check must pass, or it would notice anything."""
-    for name, command in CHECKS.items():
+    for name, command in {name: command for one in breakages for name, command in checks_of(one).items()}.items():
         if (said := run(command, SOURCES.parent)) is not None:
             raise SystemExit(f"{name} fails without any breakage:\n{said[-3000:]}")
 

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 
 class Breakage(NamedTuple):
-    """``before`` becomes ``after`` in ``file`` below src/oncelog."""
+    """``before`` becomes ``after`` in ``file`` below src/oncelog. ``test``: the one that notices it; else any of the checks."""
 
     name: str
     file: str
     before: str
     after: str
+    test: str = ""
 
 
 _TRANSACTIONS = "engine/transactions.py"

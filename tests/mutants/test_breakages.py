@@ -7,10 +7,13 @@ from collections import Counter
 
 import pytest
 from tests.mutants.__main__ import SOURCES, broken
+from tests.mutants.applications import APPLICATIONS
 from tests.mutants.breakages import BREAKAGES, Breakage
 
+ALL = [*BREAKAGES, *APPLICATIONS]
 
-@pytest.mark.parametrize("breakage", BREAKAGES, ids=[one.name for one in BREAKAGES])
+
+@pytest.mark.parametrize("breakage", ALL, ids=[one.name for one in ALL])
 def test_it_fits(breakage: Breakage) -> None:
     text = broken(breakage)
     ast.parse(text)
@@ -19,4 +22,4 @@ def test_it_fits(breakage: Breakage) -> None:
 
 def test_there_are_many_and_each_has_a_name() -> None:
     assert len(BREAKAGES) >= 30
-    assert Counter(one.name for one in BREAKAGES).most_common(1)[0][1] == 1
+    assert Counter(one.name for one in ALL).most_common(1)[0][1] == 1

@@ -1,0 +1,204 @@
+"""Breakages of the application layer: for each mistake, and each sequence that once went wrong, what would let it happen again.
+
+Each names the one test that has to notice it.
+"""
+
+from __future__ import annotations
+
+from tests.mutants.breakages import Breakage
+
+_IDS = "tests/app/test_mistakes_ids.py::test_mistake_"
+_OFFSETS = "tests/app/test_mistakes_offsets.py::test_mistake_"
+_OUTCOMES = "tests/app/test_mistakes_outcomes.py::test_mistake_"
+_REBALANCES = "tests/app/test_mistakes_rebalances.py::test_mistake_"
+_SEQUENCES = "tests/app/test_sequences.py::test_"
+
+MISTAKES = [
+    Breakage(
+        "mistake 1: workers share an id",
+        "app/exchange.py",
+        'return f"{self.app}.{self.instance}.{self.worker}"',
+        'return f"{self.app}.{self.instance}.0"',
+        _IDS + "01_one_transactional_id_for_each_worker",
+    ),
+    Breakage(
+        "mistake 2: an id of its own for each start",
+        "app/identity.py",
+        "    if not path.exists():\n",
+        "    if True:\n",
+        _IDS + "02_a_restart_ends_the_transaction_of_the_dead",
+    ),
+    Breakage(
+        "mistake 3: fences are not counted",
+        "app/exchange.py",
+        "        return len(self._times) == 2 and",
+        "        return False and",
+        _IDS + "03_a_peer_with_the_same_id_is_named_and_does_not_fight_for_ever",
+    ),
+    Breakage(
+        "mistake 5: the offset of the record, not of the next",
+        "app/exchange.py",
+        "return {place: offset + 1 for place, offset in lasts.items()}",
+        "return lasts",
+        _OFFSETS + "05_offsets_come_from_processed_records_only",
+    ),
+    Breakage(
+        "mistake 6: no rewind after an abort",
+        "app/intake.py",
+        "        for place, offset in offsets.items():\n            self._seek(place, offset)\n        return offsets\n",
+        "        return offsets\n",
+        _OFFSETS + "06_after_an_abort_the_records_come_again",
+    ),
+    Breakage(
+        "mistake 8: a revoked partition does not wait for its batch",
+        "app/intake.py",
+        "while self._busy & places and",
+        "while not places and",
+        _REBALANCES + "08_a_revoked_partition_waits_for_its_batch",
+    ),
+    Breakage(
+        "mistake 9: metadata without a generation is handed out",
+        "app/intake.py",
+        "        if generation_of(metadata) < 0:\n",
+        "        if False:\n",
+        _REBALANCES + "09_no_generation_no_commit",
+    ),
+    Breakage(
+        "mistake 11: no polling while a handler runs",
+        "app/intake.py",
+        "                if self._has_room() or self._paused:\n",
+        "                if not self._busy:\n",
+        _REBALANCES + "11_a_handler_may_take_longer_than_any_timeout",
+    ),
+    Breakage(
+        "mistake 14: a commit has a second, then it has failed",
+        "app/transactions.py",
+        "            self._until_done(lambda: self._producer.commit_transaction(STEP_SECONDS))\n",
+        "            self._step(lambda: self._producer.commit_transaction(1.0))\n",
+        _OUTCOMES + "14_no_timeout_can_be_passed_to_a_commit",
+    ),
+    Breakage(
+        "mistake 15: a transaction is begun when records are taken",
+        "app/exchange.py",
+        "                self._began_at = time.monotonic()\n                return taken\n",
+        "                self._ready_to_send().send([Sent(self._topics[0], None, b'')])\n                return taken\n",
+        _REBALANCES + "15_no_transaction_is_open_while_a_handler_runs",
+    ),
+    Breakage(
+        "mistake 16: a sink stores what was aborted",
+        "app/settings.py",
+        '            "isolation.level": "read_committed",\n',
+        '            "isolation.level": "read_uncommitted",\n',
+        _OFFSETS + "16_effects_go_through_sinks",
+    ),
+    Breakage(
+        "mistake 16: what a sink writes is not in the transaction of its offsets",
+        "app/sinks.py",
+        "            self._write(db, raws)\n            self._positions.advance(",
+        "            self._write(db, raws)\n        with self._engine.begin() as db:\n            self._positions.advance(",
+        "tests/app/test_sql.py::test_a_sink_killed_at_every_step_stores_once",
+    ),
+    Breakage(
+        "mistake 19: the same producer after a disturbance",
+        "app/exchange.py",
+        "            if producer.is_disturbed:\n",
+        "            if False:\n",
+        _OUTCOMES + "19_a_late_commit_meets_no_later_transaction",
+    ),
+]
+
+SEQUENCES = [
+    Breakage(
+        "what is put back is taken again, though its partition was away",
+        "app/intake.py",
+        "if self._owned.get(place) == number}",
+        "if number}",
+        _SEQUENCES + "what_was_put_back_is_not_taken_after_its_partition_was_away",
+    ),
+    Breakage(
+        "a sink stores under the epoch that it has now",
+        "app/sinks.py",
+        "            expected, epoch = held[place]\n",
+        "            expected, epoch = self.kept[place]\n",
+        _SEQUENCES + "a_sink_does_not_store_under_an_epoch_that_it_was_given_later",
+    ),
+    Breakage(
+        "the owner's epoch is not compared",
+        "app/sinks.py",
+        "table.c.next_offset == expected, table.c.owner_epoch == epoch)",
+        "table.c.next_offset == expected)",
+        _SEQUENCES + "the_owners_epoch_alone_stops_a_former_owner",
+    ),
+    Breakage(
+        "an assignment does not raise the owner's epoch",
+        "app/sinks.py",
+        "values(owner_epoch=table.c.owner_epoch + 1)",
+        "values(owner_epoch=table.c.owner_epoch)",
+        _SEQUENCES + "the_owners_epoch_alone_stops_a_former_owner",
+    ),
+    Breakage(
+        "assignments of a new member are numbered from one",
+        "app/intake.py",
+        "dict.fromkeys(places, next(_NUMBERS))",
+        "dict.fromkeys(places, 1)",
+        _SEQUENCES + "state_is_read_anew_after_a_peer_had_the_place",
+    ),
+    Breakage(
+        "state goes on after a commit in doubt",
+        "app/worker.py",
+        "        self._open = {key: (_IN_DOUBT, state) for key, (_, state) in self._open.items()}\n",
+        "",
+        _SEQUENCES + "state_is_right_where_a_commit_was_in_doubt_while_a_partition_left",
+    ),
+    Breakage(
+        "state of one handler is kept when the next one fails",
+        "app/worker.py",
+        "                state.drop_record()\n            raise\n",
+        "                state.keep_record()\n            raise\n",
+        _SEQUENCES + "state_of_one_handler_is_not_kept_when_the_next_one_fails",
+    ),
+    Breakage(
+        "an aborted batch leaves its state",
+        "app/worker.py",
+        "        for _, state in self._open.values():\n            state.aborted()\n",
+        "",
+        "tests/app/test_state.py::test_an_aborted_transaction_leaves_no_state",
+    ),
+    Breakage(
+        "a checkpoint never gets too old",
+        "app/state.py",
+        "if is_old or not low",
+        "if not low",
+        _SEQUENCES + "an_old_checkpoint_is_not_gone_on_from",
+    ),
+    Breakage(
+        "what the client can't take ends the application",
+        "app/transactions.py",
+        "        except (TypeError, ValueError, OverflowError) as failure:\n",
+        "        except ZeroDivisionError as failure:\n",
+        _SEQUENCES + "what_is_no_record_becomes_a_dead_letter[exactly-once]",
+    ),
+    Breakage(
+        "a handler that cancels itself ends the application",
+        "app/handlers.py",
+        "        except asyncio.CancelledError as error:\n",
+        "        except ZeroDivisionError as error:\n",
+        _SEQUENCES + "a_handler_that_cancels_itself_has_failed",
+    ),
+    Breakage(
+        "the relay's position is not in its transaction",
+        "app/outbox.py",
+        "        sent.append(Sent(self._topic, _KEY, msgspec.json.encode(position), (), 0))\n",
+        "",
+        "tests/app/test_sql.py::test_a_relay_killed_at_every_step_sends_once[sqlite]",
+    ),
+    Breakage(
+        "a missing topic is asked for once",
+        "app/topics.py",
+        "        if time.monotonic() + pause > deadline:\n",
+        "        if True:\n",
+        _SEQUENCES + "a_topic_may_come_a_moment_later",
+    ),
+]
+
+APPLICATIONS = [*MISTAKES, *SEQUENCES]
