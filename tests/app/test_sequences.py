@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sql
 from tests.app.test_state import assert_counted, counter
 from tests.support.apps import CLIENT, Child, counted, done, feed, numbers, once, until, until_done
+from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import create_topic, producer, read_all
 from tests.support.fixtures import Broker
 from tests.support.postgres import postgres, postgres_database
@@ -103,6 +104,35 @@ def test_what_was_put_back_is_not_taken_after_its_partition_was_away(
         leave.set()
         until_done(broker.bootstrap, name, source)
     assert counted(broker.bootstrap, target) == once(numbers(10))
+
+
+def test_partitions_that_were_lost_while_paused_are_read_when_they_are_back(
+    own_broker: BrokerProcess, unique: Unique, tmp_path: Path, intakes: list[Intake]
+) -> None:
+    """A handler is slow, the buffer is full and all is paused; then the broker is away for longer than the session lasts."""
+    name, source, target = make(own_broker.bootstrap, unique)
+    feed_both(own_broker.bootstrap, source, numbers(20))
+    app = App(name, own_broker.bootstrap, state_folder=tmp_path / "state", client=CLIENT, batch_records=3)
+    entered, leave = threading.Event(), threading.Event()
+
+    @app.process(source, to=target)
+    def slow_at_first(record: Record[str, str]) -> Out:
+        if not entered.is_set():
+            entered.set()
+            assert leave.wait(90)
+        return Out(key=record.key, value=record.value)
+
+    with app.running():
+        assert entered.wait(30)
+        (intake,) = intakes
+        until(lambda: len(intake._paused) == 2, "both partitions to be paused")
+        own_broker.pause()
+        until(lambda: not intake.owned(), "the partitions to be lost")
+        own_broker.resume()
+        until(lambda: len(intake.owned()) == 2, "the partitions to be back")
+        leave.set()
+        until_done(own_broker.bootstrap, name, source)
+    assert counted(own_broker.bootstrap, target) == once(numbers(20))
 
 
 def test_a_sink_does_not_store_under_an_epoch_that_it_was_given_later(

@@ -116,6 +116,13 @@ SEQUENCES = [
         _SEQUENCES + "what_was_put_back_is_not_taken_after_its_partition_was_away",
     ),
     Breakage(
+        "a partition that was lost while it was paused comes back paused",
+        "app/intake.py",
+        "        consumer.resume(targets)",
+        "        pass",
+        _SEQUENCES + "partitions_that_were_lost_while_paused_are_read_when_they_are_back",
+    ),
+    Breakage(
         "a sink stores under the epoch that it has now",
         "app/sinks.py",
         "            expected, epoch = held[place]\n",

@@ -430,7 +430,9 @@ class Intake:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         places = [(partition.topic, partition.partition) for partition in partitions]
         offsets = self._positions.taken(consumer, places, self._halt) if places else {}
-        consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
+        targets = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        consumer.incremental_assign(targets)
+        consumer.resume(targets)  # one that was paused when it was lost comes back paused: the client keeps that
         with self._changed:
             self._owned.update(dict.fromkeys(places, next(_NUMBERS)))
         self._read_metadata()
