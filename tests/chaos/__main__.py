@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ def play(broker: TormentedBroker, folder: Path, workload: str, seconds: int, see
     command += ["--duration", f"{seconds}s", "--seed", str(seed), "--out", str(folder / workload), "--json", "-"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        begun = folder / workload / "parts" / "run.jsonl"
+        while not begun.exists() and running.poll() is None:  # its topics are made in peace
+            time.sleep(0.05)
         with Tormentor(broker, seed) as tormentor:
             threading.Event().wait(seconds)
         out, _ = running.communicate(timeout=600)

@@ -91,9 +91,13 @@ class Tormentor:
             while not self._over.wait(self._chance.uniform(*PAUSE_SECONDS)):
                 self._broker.assert_healthy()
                 how = self._chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-                self.strikes[getattr(self, f"_{how}")()] += 1
+                self.strikes[self.strike(how)] += 1
         except (AssertionError, OSError) as error:
             self.error = error
+
+    def strike(self, how: str) -> str:
+        """One of the table, and what it came to: ``settling`` is a mere ``kill`` if nothing settles, ``full`` may fail."""
+        return str(getattr(self, f"_{how}")())
 
     # -- strikes; each says what it came to -----------------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ def hanging_transaction(stage: Stage) -> tuple[Judgement, str]:
         must("init", producer.init())
         must("add", producer.add(topic, 0))
         must("abort", producer.end(commit=False))
-        code = producer.produce(late, topic, 0, b"late", sequence=0)
+        code = producer.produce(late, topic, 0, b"late", sequence=0, is_repeated=True)
     producer.close()
     time.sleep(0.5)
     if stage.is_stuck(topic):
