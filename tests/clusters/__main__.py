@@ -13,13 +13,17 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tests.clusters.kafka import KafkaCluster
+from tests.clusters.strike import strike
 
 WORKLOADS = ("copy", "bank", "append", "offsets")
+#: A node needs about as long to come back.
+STRIKE_SECONDS = 15.0
 COLUMNS = ("committed", "aborted", "unknown", "faults", "zombies", "killed", "stopped", "frozen")
 
 
@@ -31,11 +35,24 @@ def play(cluster: KafkaCluster, out: Path, workload: str, seconds: int, seed: in
     command += ["--duration", f"{seconds}s", "--seed", str(seed), "--faults", faults, "--out", str(out), "--json", "-"]
     command += ["--replication", "3", "--min-insync-replicas", "2"]
     command += ["--on-fault", f"{sys.executable} -m tests.clusters.strike {cluster.folder}"]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds + 900)
+    over = threading.Event()
+    striker = threading.Thread(target=_strike_until, args=(cluster.folder, over), daemon=True)
+    striker.start()
+    try:
+        ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds + 900)
+    finally:
+        over.set()
+        striker.join()
     if ran.returncode not in (0, 10, 11):
         raise SystemExit(f"oncelog verify ended with exit code {ran.returncode}")
     told = strikes.read_text(encoding="ascii").splitlines() if strikes.exists() else []
     return {**json.loads(ran.stdout), "strikes": Counter(line.split()[0] for line in told)}
+
+
+def _strike_until(folder: Path, over: threading.Event) -> None:
+    """Besides those that come by chance as one fault of many; also while everything is read at the end."""
+    while not over.wait(STRIKE_SECONDS):
+        strike(folder)
 
 
 def row(workload: str, verdict: dict[str, Any]) -> str:

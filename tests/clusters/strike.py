@@ -2,7 +2,7 @@
 
     python -m tests.clusters.strike FOLDER
 
-Only if all nodes are ready: with one away the cluster has to go on, with two it may not. Prints what it did.
+Only if all nodes are ready: with one away the cluster has to go on, with two it may not. What it did is noted in the folder.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tests.clusters.kafka import NODES, ready_files
 FROZEN_SECONDS = (2.0, 14.0)
 
 
-def main() -> int:
-    """The exit code: 1 if a node is away already."""
-    files = ready_files(Path(sys.argv[1]))
+def strike(folder: Path) -> bool:
+    """Whether it did."""
+    files = ready_files(folder)
     if len(files) < len(NODES):
-        return 1
+        return False
     file, how = random.choice(files), random.choice(("kill", "kill", "stop", "freeze"))
     process_id = int(file.read_text(encoding="ascii"))
     file.unlink(missing_ok=True)
@@ -36,7 +36,12 @@ def main() -> int:
         os.kill(process_id, signal.SIGKILL if how == "kill" else signal.SIGTERM)
     with (file.parent / "strikes").open("a", encoding="ascii") as told:
         told.write(f"{how} {file.stem}\n")
-    return 0
+    return True
+
+
+def main() -> int:
+    """The exit code: 1 if a node is away already."""
+    return 0 if strike(Path(sys.argv[1])) else 1
 
 
 if __name__ == "__main__":

@@ -155,7 +155,13 @@ class Cluster:
         level = Level.READ_COMMITTED if isolation == COMMITTED else Level.READ_UNCOMMITTED
         asked = {TopicPartition(*where): what for where in partitions}
         answers = self._admin.list_offsets(asked, isolation_level=level, request_timeout=CALL_SECONDS)
-        found = {(where.topic, where.partition): _result(made).offset for where, made in answers.items()}
+        try:
+            found = {(where.topic, where.partition): _result(made).offset for where, made in answers.items()}
+        except KafkaException as failure:
+            if error_of(failure).code() == KafkaError._NOENT:
+                # "No leaders found", of topics that were made a moment ago in a cluster: this handle may say so for ever.
+                self._admin = AdminClient(settings(self.bootstrap, self._client))
+            raise
         if any(offset < 0 for offset in found.values()):
             raise KafkaException(KafkaError(KafkaError._NO_OFFSET))
         return found

@@ -19,7 +19,7 @@ from oncelog.faults import Proxy, ProxyError
 from oncelog.faults.frames import Address, Unreadable
 from oncelog.verify.clients import Cluster, ClusterError, settings, words
 from oncelog.verify.known_tv2 import TRACES_TV2
-from oncelog.verify.raw import Connection, RawProducer, coordinator, leader, stable_offsets
+from oncelog.verify.raw import Connection, RawProducer, coordinator, in_states, leader, stable_offsets
 from oncelog.verify.stage import (
     CALL_SECONDS,
     Judgement,
@@ -98,9 +98,7 @@ def late_add_partitions(stage: Stage) -> tuple[Judgement, str]:
     writer.commit_transaction(CALL_SECONDS)
     stage.settle(topic)
     answer = arrive(held)
-    with Connection(coordinator(stage.address, stage.name, is_transaction=True)) as connection:
-        reply = connection.call("list_transactions", 0, state_filters=["Ongoing"], producer_id_filters=[])
-    is_open = stage.name in {each.transactional_id for each in reply.transaction_states}
+    is_open = in_states(stage.address, stage.name, "Ongoing")
     return (
         ("violated", f"late request {answer}; a transaction is open that its client knows nothing of")
         if is_open
@@ -163,6 +161,7 @@ def hanging_transaction(stage: Stage) -> tuple[Judgement, str]:
         must("init", producer.init())
         must("add", producer.add(topic, 0))
         must("abort", producer.end(commit=False))
+        stage.settle(topic)
         code = producer.produce(late, topic, 0, b"late", sequence=0, is_repeated=True)
     producer.close()
     time.sleep(0.5)

@@ -93,6 +93,13 @@ def leader(bootstrap: Address, topic: str, partition: int) -> Address:
     raise TimeoutError(f"no leader of {topic}/{partition}")
 
 
+def in_states(bootstrap: Address, transactional_id: str, *states: str) -> bool:
+    """Whether its coordinator has a transactional id in one of these: ``Ongoing``, ``PrepareCommit``, ... (KIP-664)."""
+    with Connection(coordinator(bootstrap, transactional_id, is_transaction=True)) as connection:
+        reply = connection.call("list_transactions", 0, state_filters=list(states), producer_id_filters=[])
+    return transactional_id in {each.transactional_id for each in reply.transaction_states}
+
+
 def transaction_version(bootstrap: Address) -> int:
     """The level of ``transaction.version`` that the cluster has finalized (KIP-584): 2 is TV2; 0 if it knows none."""
     with Connection(bootstrap) as connection:
