@@ -157,10 +157,10 @@ class Cluster:
         answers = self._admin.list_offsets(asked, isolation_level=level, request_timeout=CALL_SECONDS)
         try:
             found = {(where.topic, where.partition): _result(made).offset for where, made in answers.items()}
-        except KafkaException as failure:
-            if error_of(failure).code() == KafkaError._NOENT:
-                # "No leaders found", of topics that were made a moment ago in a cluster: this handle may say so for ever.
-                self._admin = AdminClient(settings(self.bootstrap, self._client))
+        except KafkaException:
+            # A handle of librdkafka that has missed a change of leaders may give the same error for ever (FENCED_LEADER_EPOCH,
+            # "No leaders found"); a new one asks anew.
+            self._admin = AdminClient(settings(self.bootstrap, self._client))
             raise
         if any(offset < 0 for offset in found.values()):
             raise KafkaException(KafkaError(KafkaError._NO_OFFSET))
