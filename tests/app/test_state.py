@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.apps import CLIENT, Child, done, feed, until, until_done
 from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import create_topic, read_all
-from tests.support.fixtures import Broker
+from tests.support.fixtures import TEST_OPTIONS, Broker
 from tests.support.proxy import Proxy
 
 from oncelog.app import App, Context, Out, Record
@@ -135,6 +135,30 @@ def test_an_aborted_transaction_leaves_no_state(broker: Broker, proxy: Proxy, un
     aborted = app.meters.registry.get_sample_value("oncelog_app_transactions_total", {"outcome": "aborted"})
     assert aborted, "the transaction did not fail"
     assert_counted(broker.bootstrap, target, fed)
+
+
+def test_state_is_restored_from_a_compacted_changelog(unique: Unique, tmp_path: Path) -> None:
+    """A changelog that is compacted all the time, transactions that abort among it, and no file to begin with."""
+    options = [*TEST_OPTIONS, "--set", "log.cleaner.backoff.ms=50"]
+    with BrokerProcess(tmp_path / "broker", options=options) as broker:
+        source, target = (create_topic(broker.bootstrap, unique(name), 2) for name in ("in", "out"))
+        eager = {"cleanup_policy": "compact", "segment_ms": 1, "min_cleanable_dirty_ratio": 0.01}
+        changelog = create_topic(broker.bootstrap, f"{unique('app')}.count.changelog", 2, **eager)
+        fed: list[str] = []
+        for number in range(4):
+            app = App(unique("app"), broker.bootstrap, state_folder=tmp_path / "state", client=CLIENT, batch_records=10)
+            counter(app, source, target)
+            fed += words(200, number)
+            feed(broker.bootstrap, source, fed[-200:])
+            with app.running():
+                until_done(broker.bootstrap, app.name, source)
+            shutil.rmtree(tmp_path / "state")
+            keys = len(set(fed))
+            until(lambda: len(read_all(broker.bootstrap, changelog)) <= keys + 2 * 10, "compaction")  # noqa: B023
+            if number == 1:
+                broker.restart()
+        assert_counted(broker.bootstrap, target, fed)
+        broker.stop()
 
 
 def test_a_failed_attempt_leaves_no_state(broker: Broker, unique: Unique, tmp_path: Path) -> None:

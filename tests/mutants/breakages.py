@@ -26,6 +26,7 @@ _STATE = "engine/state.py"
 _READING = "engine/reading.py"
 _OFFSETS = "engine/groups/offsets.py"
 _LANE = "broker/lane.py"
+_COMPACTION = "engine/compaction.py"
 _API = "broker/apis/transactions.py"
 _END_EVERYWHERE = "_end_everywhere(state, before, _epoch_after(before), commit=False, now_ms=now_ms)"
 
@@ -376,4 +377,124 @@ DURABILITY = [
     ),
 ]
 
-BREAKAGES = [*IDEMPOTENCE, *TRANSACTIONS, *LATE_REQUESTS, *READERS, *OFFSETS, *DURABILITY]
+COMPACTION = [
+    Breakage(
+        "R1 what is open is compacted",
+        _COMPACTION,
+        "    bound = min(log.stable_offset, log.high_watermark)\n",
+        "    bound = log.high_watermark\n",
+    ),
+    Breakage(
+        "R2 an abort marker goes before its entry of the aborted list",
+        _COMPACTION,
+        "return (batch, timestamp_max) if self._is_listed(header.base_offset) else None",
+        "return None",
+    ),
+    Breakage(
+        "R2 an entry of the aborted list goes before its records",
+        _STATE,
+        "[aborted for aborted in log.aborted if aborted.offset_marker >= row.offset]\n\n    def _put_group_deleted",
+        "[aborted for aborted in log.aborted if aborted.offset_first >= row.offset]\n\n    def _put_group_deleted",
+    ),
+    Breakage(
+        "R2 what was aborted supersedes what was committed",
+        _COMPACTION,
+        "        if header.is_control or self._is_aborted(header):\n",
+        "        if header.is_control:\n",
+    ),
+    Breakage(
+        "R2 what a producer commits after an abort goes with it",
+        _COMPACTION,
+        "return at >= 0 and header.base_offset < ranges[at][1]",
+        "return at >= 0",
+    ),
+    Breakage(
+        "compaction: a tombstone goes before its time",
+        _COMPACTION,
+        "is_past = is_swept and has_horizon and header.timestamp_base <= self._certain_ms",
+        "is_past = is_swept and has_horizon",
+    ),
+    Breakage(
+        "compaction: a tombstone's time begins before its older values have gone",
+        _COMPACTION,
+        "is_swept = header.offset_next < self._swept_before and self._is_whole",
+        "is_swept = header.offset_next <= self._swept_before and self._is_whole",
+    ),
+    Breakage(
+        "compaction: a tombstone goes though an older value may be in what can't be opened",
+        _COMPACTION,
+        "            self._is_whole = False\n",
+        "            self._is_whole = True\n",
+    ),
+    Breakage(
+        "compaction: the log's end falls",
+        _COMPACTION,
+        "        if header.base_offset >= self._last_offset:\n            return batch, timestamp_max\n",
+        "",
+    ),
+    Breakage(
+        "compaction: the last batch of a sweep is not looked at again",
+        _COMPACTION,
+        "self.offset_first = max(log.offset_compacted - 1, log.offset_start)",
+        "self.offset_first = max(log.offset_compacted, log.offset_start)",
+    ),
+    Breakage(
+        "compaction: what is too much for the map is compacted",
+        _COMPACTION,
+        "            return False\n        header = read_header(batch)\n",
+        "            self._newest.clear()\n        header = read_header(batch)\n",
+    ),
+    Breakage(
+        "compaction: records without a key go",
+        _COMPACTION,
+        "        if record.key is None:\n            return False\n",
+        "        if record.key is None:\n            return True\n",
+    ),
+    Breakage(
+        "compaction: times are relative to the old base",
+        "model/rewriting.py",
+        "records = _shifted(records, count, timestamp_base - horizon_ms)",
+        "records = _shifted(records, count, 0)",
+    ),
+    Breakage(
+        "compaction: lz4 blocks depend on each other", "model/rewriting.py", "x18\\x60\\x40\\x82", "x18\\x40\\x40\\xc0"
+    ),
+    Breakage(
+        "D2 after a start the older of two segment files counts",
+        "storage/segments.py",
+        "key=lambda item: -item[1]",
+        "key=lambda item: item[1]",
+    ),
+    Breakage(
+        "D2 what compaction has replaced is moved again",
+        "storage/settling.py",
+        "            is_counting = (number, stretch.at) in round_.counting\n",
+        "            is_counting = True\n",
+    ),
+    Breakage(
+        "D2 a file that is being compacted is written again",
+        "storage/segments.py",
+        "if not segment.stretches_retained or segment.number in self.pinned:",
+        "if not segment.stretches_retained:",
+    ),
+    Breakage(
+        "R4 a segment file ends in a hole",
+        "storage/compacting.py",
+        "if written >= _FILE_BYTES and filling.offset_next == stretch.offset_next:",
+        "if written >= _FILE_BYTES:",
+    ),
+    Breakage(
+        "R4 a read in a gap begins with the batch before it",
+        "storage/compacting.py",
+        "            new.offsets.append(self.offset_next)\n",
+        "            new.offsets.append(chunk.offsets[at])\n",
+    ),
+    Breakage(
+        "D2 a compacted file counts before the checkpoint names it",
+        "storage/settling.py",
+        "for new in (file, round_.compacted) if new is not None",
+        "for new in (file,) if new is not None",
+    ),
+]
+
+BREAKAGES = [*IDEMPOTENCE, *TRANSACTIONS, *LATE_REQUESTS, *READERS, *OFFSETS, *DURABILITY, *COMPACTION]

@@ -54,6 +54,9 @@ METRICS: Final[dict[str, Described]] = {
     "oncelog_sync_entries": Described(
         HistogramMetricFamily, "Journal entries that one sync made safe: the size of a group."
     ),
+    "oncelog_compactions": Described(CounterMetricFamily, "Compactions of a partition that were carried out."),
+    "oncelog_compaction_read_bytes": Described(CounterMetricFamily, "Bytes of batches that compactions began with."),
+    "oncelog_compaction_left_bytes": Described(CounterMetricFamily, "Bytes of batches that compactions have left."),
     "oncelog_journal_bytes": Described(GaugeMetricFamily, "Bytes of the journal's files."),
     "oncelog_unsynced_bytes": Described(GaugeMetricFamily, "Bytes appended and not yet safe."),
     "oncelog_transactions_open": Described(GaugeMetricFamily, "Transactions under way."),
@@ -134,6 +137,9 @@ class BrokerCollector(Collector):
         yield from (syncs, groups)
         yield _by_label("oncelog_fences", ((fence.value, count) for fence, count in meters.fences.items()))
         yield _single("oncelog_transaction_timeouts", meters.transaction_timeouts)
+        yield _single("oncelog_compactions", meters.compactions)
+        yield _single("oncelog_compaction_read_bytes", meters.compacted_bytes_before)
+        yield _single("oncelog_compaction_left_bytes", meters.compacted_bytes_after)
         yield _single("oncelog_connections", meters.connections_open)
         yield _single("oncelog_connections_accepted", meters.connections_accepted)
         yield _single("oncelog_connections_broken", meters.connections_closed_bad)

@@ -76,6 +76,8 @@ class Meters:
         self.refusals: dict[int, int] = {}
         self.fences: dict[Fence, int] = dict.fromkeys(Fence, 0)
         self.transaction_timeouts = 0
+        #: Compactions that were carried out, the bytes that they have read, and those that were left.
+        self.compactions = self.compacted_bytes_before = self.compacted_bytes_after = 0
         #: What the syncs of the journal took, and how many entries each made safe.
         self.syncs = Histogram()
         self.sync_groups = Histogram()
@@ -109,6 +111,12 @@ class Meters:
         """One sync of the journal made ``entries`` entries safe."""
         self.syncs.add(int(seconds * 1e6))
         self.sync_groups.add(entries)
+
+    def compacted(self, bytes_before: int, bytes_after: int) -> None:
+        """One log was compacted."""
+        self.compactions += 1
+        self.compacted_bytes_before += bytes_before
+        self.compacted_bytes_after += bytes_after
 
     def connected(self) -> None:
         """A connection was accepted."""

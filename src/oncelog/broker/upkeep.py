@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from oncelog.broker.compacting import Compacting
 from oncelog.broker.meters import Fence
 from oncelog.engine import transactions
 from oncelog.engine.groups.alarms import decide_alarm, decide_start
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from oncelog.broker.broker import Broker
 
 _SWEEP: Final = "sweep"
+_COMPACTION: Final = "compaction"
 _LOGS_A_TURN: Final = 20
 
 
@@ -30,10 +32,12 @@ class Upkeep:
         self._broker = broker
         self._sweeping: Iterator[None] | None = None
         self._is_stopped = False
+        self._compacting = Compacting(broker)
         self._fates: dict[str, Callable[[str, int], None]] = {
             "transaction": self._transaction_due,
             "group": self._group_due,
             _SWEEP: self._sweep_due,
+            _COMPACTION: self._compaction_due,
         }
 
     def start(self, now_ms: int) -> None:
@@ -41,11 +45,13 @@ class Upkeep:
         self._broker.lane.commit(decide_start(self._broker.state, now_ms), now_ms)
         settings = self._broker.state.settings
         self._broker.state.alarms.set(now_ms + settings.retention_check_ms, _SWEEP, "")
+        self._broker.state.alarms.set(now_ms + settings.compaction_check_ms, _COMPACTION, "")
         self._broker.lane.arm()
 
     def stop(self) -> None:
         """Nothing more falls due."""
         self._is_stopped = True
+        self._compacting.stop()
 
     def ring(self) -> None:
         """Something is due."""
@@ -83,6 +89,10 @@ class Upkeep:
         if self._sweeping is None:
             self._sweeping = self._sweep()
             self._sweep_on()
+
+    def _compaction_due(self, _: str, now_ms: int) -> None:
+        self._broker.state.alarms.set(now_ms + self._broker.state.settings.compaction_check_ms, _COMPACTION, "")
+        self._compacting.look()
 
     def _sweep_on(self) -> None:
         """One piece of a sweep, then the loop has its turn."""

@@ -55,7 +55,7 @@ _HOUR_MS: Final = 3_600_000
 _CODECS: Final = ("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")
 _PASSED: Final = "Batches are stored as the producer compressed them; the broker never compresses anew."
 _SEGMENTS: Final = "Segments belong to the storage, which sizes them itself."
-_COMPACTION: Final = "Compaction does not run yet."
+_COMPACTION: Final = "Compaction runs in one thread, at its own pace."
 _REPLICAS: Final = "There is one replica, on this node."
 _TIERED: Final = "There is no tiered storage."
 
@@ -73,13 +73,14 @@ def unit_ms(name: str) -> int:
 # fmt: off
 _TOPIC: Final = (
     Setting("cleanup.policy", LIST, "delete",
-            "delete removes old records by age and size; compact is accepted, but nothing is compacted yet.",
+            "delete removes old records by age and size; compact keeps the newest value of each key, and both do both.",
             choices=("compact", "delete"), synonyms=("log.cleanup.policy",)),
     Setting("compression.gzip.level", INT, "-1", _PASSED, low=-1, high=9, synonyms=("compression.gzip.level",)),
     Setting("compression.lz4.level", INT, "9", _PASSED, low=1, high=17, synonyms=("compression.lz4.level",)),
     Setting("compression.type", STRING, "producer", _PASSED, choices=_CODECS, synonyms=("compression.type",)),
     Setting("compression.zstd.level", INT, "3", _PASSED, low=-131072, high=22, synonyms=("compression.zstd.level",)),
-    Setting("delete.retention.ms", LONG, "86400000", "How long tombstones of a compacted topic stay. " + _COMPACTION,
+    Setting("delete.retention.ms", LONG, "86400000",
+            "How long tombstones of a compacted topic stay, at least, once all older values of their keys are gone.",
             low=0, synonyms=("log.cleaner.delete.retention.ms",)),
     Setting("file.delete.delay.ms", LONG, "60000", "Files are removed as soon as a deletion is synced.",
             low=0, synonyms=("log.segment.delete.delay.ms",)),
@@ -93,7 +94,8 @@ _TOPIC: Final = (
     Setting("leader.replication.throttled.replicas", LIST, "", _REPLICAS),
     Setting("local.retention.bytes", LONG, "-2", _TIERED, low=-2, synonyms=("log.local.retention.bytes",)),
     Setting("local.retention.ms", LONG, "-2", _TIERED, low=-2, synonyms=("log.local.retention.ms",)),
-    Setting("max.compaction.lag.ms", LONG, _LONG_MAX, _COMPACTION, low=1,
+    Setting("max.compaction.lag.ms", LONG, _LONG_MAX,
+            "What is older than this and not compacted is compacted at the next look, however little it is.", low=1,
             synonyms=("log.cleaner.max.compaction.lag.ms",)),
     Setting("max.message.bytes", INT, "1048588", "Largest record batch that is taken, in bytes, as it is on the wire.",
             low=0, synonyms=("message.max.bytes",)),
@@ -106,9 +108,11 @@ _TOPIC: Final = (
     Setting("message.timestamp.type", STRING, "CreateTime",
             "Whose time records carry: the producer's (CreateTime) or the broker's (LogAppendTime).",
             choices=("CreateTime", "LogAppendTime"), synonyms=("log.message.timestamp.type",)),
-    Setting("min.cleanable.dirty.ratio", DOUBLE, "0.5", _COMPACTION, low=0, high=1,
+    Setting("min.cleanable.dirty.ratio", DOUBLE, "0.5",
+            "A partition is compacted when more than this share of its bytes is new since the last time.", low=0, high=1,
             synonyms=("log.cleaner.min.cleanable.ratio",)),
-    Setting("min.compaction.lag.ms", LONG, "0", _COMPACTION, low=0, synonyms=("log.cleaner.min.compaction.lag.ms",)),
+    Setting("min.compaction.lag.ms", LONG, "0", "How long a record stays as it is before compaction may take it.", low=0,
+            synonyms=("log.cleaner.min.compaction.lag.ms",)),
     Setting("min.insync.replicas", INT, "1", "There is one replica and it is always in sync: no value refuses a write.",
             low=1, synonyms=("min.insync.replicas",)),
     Setting("preallocate", BOOLEAN, "false", "The journal is preallocated in any case.", synonyms=("log.preallocate",)),
@@ -192,9 +196,12 @@ _BROKER: Final = (
     Setting("leader.imbalance.check.interval.seconds", LONG, "300", _NODES, low=1),
     Setting("leader.imbalance.per.broker.percentage", INT, "10", _NODES),
     Setting("listener.security.protocol.map", STRING, "PLAINTEXT:PLAINTEXT", _SECURITY),
-    Setting("log.cleaner.backoff.ms", LONG, "15000", _COMPACTION, low=0, is_dynamic=True),
-    Setting("log.cleaner.dedupe.buffer.size", LONG, "134217728", _COMPACTION, is_dynamic=True),
-    Setting("log.cleaner.enable", BOOLEAN, "true", _COMPACTION),
+    Setting("log.cleaner.backoff.ms", LONG, "15000", "How often the broker looks for partitions to compact.", low=1,
+            is_dynamic=True),
+    Setting("log.cleaner.dedupe.buffer.size", LONG, "134217728",
+            "Bytes of memory for the keys of one compaction, 200 a key; what has more new keys is compacted piece by piece.",
+            low=1, is_dynamic=True),
+    Setting("log.cleaner.enable", BOOLEAN, "true", "Whether topics with cleanup.policy=compact are compacted."),
     Setting("log.cleaner.io.buffer.load.factor", DOUBLE, "0.9", _COMPACTION, is_dynamic=True),
     Setting("log.cleaner.io.buffer.size", INT, "524288", _COMPACTION, low=0, is_dynamic=True),
     Setting("log.cleaner.io.max.bytes.per.second", DOUBLE, "1.7976931348623157E308", _COMPACTION, is_dynamic=True),

@@ -37,6 +37,10 @@ class TopicSettings(NamedTuple):
     is_deleted_by_age: bool = True
     segment_bytes: int = 1_073_741_824
     segment_ms: int = 604_800_000
+    tombstone_ms: int = 86_400_000
+    compaction_lag_ms_min: int = 0
+    compaction_lag_ms_max: int = 2**63 - 1
+    dirty_ratio_min: float = 0.5
 
 
 class BrokerSettings(NamedTuple):
@@ -64,6 +68,9 @@ class BrokerSettings(NamedTuple):
     fetch_sessions_max: int = limits.FETCH_SESSIONS_MAX
     connections_max: int = limits.CONNECTIONS_MAX
     partitions_described_max: int = 2_000
+    is_compacting: bool = True
+    compaction_check_ms: int = 15_000
+    compaction_map_bytes: int = 134_217_728
 
 
 _Value: TypeAlias = Callable[[str], Any]
@@ -82,6 +89,10 @@ def _topic_settings(value: _Value) -> TopicSettings:
         is_deleted_by_age="delete" in policies,
         segment_bytes=value("segment.bytes"),
         segment_ms=value("segment.ms"),
+        tombstone_ms=value("delete.retention.ms"),
+        compaction_lag_ms_min=value("min.compaction.lag.ms"),
+        compaction_lag_ms_max=value("max.compaction.lag.ms"),
+        dirty_ratio_min=value("min.cleanable.dirty.ratio"),
     )
 
 
@@ -109,6 +120,9 @@ def _broker_settings(value: _Value) -> BrokerSettings:
         fetch_sessions_max=value("max.incremental.fetch.session.cache.slots"),
         connections_max=value("max.connections"),
         partitions_described_max=value("max.request.partition.size.limit"),
+        is_compacting=value("log.cleaner.enable"),
+        compaction_check_ms=value("log.cleaner.backoff.ms"),
+        compaction_map_bytes=value("log.cleaner.dedupe.buffer.size"),
     )
 
 

@@ -35,6 +35,7 @@ from oncelog.model.rows import (
     GroupMemberDeleted,
     GroupOffset,
     GroupOffsetDeleted,
+    LogCompacted,
     LogIds,
     LogStart,
     Partition,
@@ -70,6 +71,7 @@ class Log:
         "high_watermark",
         "id",
         "index",
+        "offset_compacted",
         "offset_next",
         "offset_start",
         "offset_start_visible",
@@ -88,6 +90,7 @@ class Log:
         self.offset_start, self.offset_next = row.offset_start, row.offset_next
         self.timestamp_max = row.timestamp_max
         self.aborted: list[AbortedRange] = list(row.aborted)
+        self.offset_compacted = row.offset_compacted
         self.settings = settings
         self.producers: dict[ProducerId, Producer] = {}
         self.open: dict[ProducerId, int] = {}
@@ -114,6 +117,7 @@ class Log:
             self.offset_next,
             self.timestamp_max,
             tuple(self.aborted),
+            self.offset_compacted,
         )
 
 
@@ -154,6 +158,7 @@ class State:
             ProducerForgotten: self._put_producer_forgotten,
             Partition: self._put_partition,
             LogStart: self._put_log_start,
+            LogCompacted: self._put_log_compacted,
             GroupOffset: self._put_group_offset,
             GroupOffsetDeleted: lambda row, _: self.offsets.remove(row),
             PendingOffset: self._put_pending_offset,
@@ -386,6 +391,12 @@ class State:
         del now_ms
         log = self.logs[row.log]
         log.offset_start = max(log.offset_start, row.offset)
+        log.aborted = [aborted for aborted in log.aborted if aborted.offset_marker >= row.offset]
+
+    def _put_log_compacted(self, row: LogCompacted, now_ms: int) -> None:
+        del now_ms
+        log = self.logs[row.log]
+        log.offset_compacted = max(log.offset_compacted, row.offset)
         log.aborted = [aborted for aborted in log.aborted if aborted.offset_marker >= row.offset]
 
     def _put_group_deleted(self, row: GroupDeleted, now_ms: int) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from crc32c import crc32c
 
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.header import COMPRESSION, CONTROL, TIMESTAMP_LOG_APPEND, TRANSACTIONAL, BatchHeader
+from oncelog.model.header import COMPRESSION, CONTROL, DELETE_HORIZON, TIMESTAMP_LOG_APPEND, TRANSACTIONAL, BatchHeader
 from oncelog.model.ids import NO_EPOCH, NO_PRODUCER, Epoch, ProducerId
 from oncelog.model.limits import RECORDS_BYTES_MAX
 
@@ -27,6 +27,7 @@ _CRC_FROM: Final = 21
 _STAMP: Final = struct.Struct(">qii")
 _BASE_OFFSET: Final = struct.Struct(">q")
 
+_OF_THE_BROKER: Final = CONTROL | DELETE_HORIZON
 _COMPRESSION_MAX: Final = 4
 
 #: A record without key, value and headers: its length, attributes, two deltas, three more lengths.
@@ -69,13 +70,36 @@ def check_batch(data: bytes | memoryview | None, *, bytes_max: int) -> BatchHead
         raise Refusal(ErrorCode.INVALID_RECORD, f"{count} records can't be in {records_bytes} bytes")
     if attributes & COMPRESSION > _COMPRESSION_MAX:
         raise Refusal(ErrorCode.CORRUPT_MESSAGE, f"unknown compression {attributes & COMPRESSION}")
-    if attributes & CONTROL:
-        raise Refusal(ErrorCode.INVALID_RECORD, "clients may not write control batches")
+    if attributes & _OF_THE_BROKER:
+        raise Refusal(ErrorCode.INVALID_RECORD, "clients may not write control batches, nor delete horizons")
     if producer_id >= 0 and (sequence < 0 or epoch < 0):
         raise Refusal(ErrorCode.INVALID_RECORD, f"producer id {producer_id} with sequence {sequence}, epoch {epoch}")
     if producer_id < 0 and attributes & TRANSACTIONAL:
         raise Refusal(ErrorCode.INVALID_RECORD, "transactional batch without a producer id")
     return BatchHeader(*fields)
+
+
+def packed(header: BatchHeader, records: bytes) -> bytes:
+    """The batch of that header and those records, compressed as it says; length and CRC are computed."""
+    head = bytearray(
+        _HEADER.pack(
+            header.base_offset,
+            HEADER_BYTES - LENGTH_OVERHEAD_BYTES + len(records),
+            header.leader_epoch,
+            header.magic,
+            0,
+            header.attributes,
+            header.offset_delta_last,
+            header.timestamp_base,
+            header.timestamp_max,
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+            header.record_count,
+        )
+    )
+    struct.pack_into(">I", head, 17, crc32c(records, crc32c(memoryview(head)[_CRC_FROM:])))
+    return bytes(head) + records
 
 
 def stamp(data: bytes | memoryview, base_offset: int, *, append_time_ms: int | None = None) -> bytes:

@@ -14,6 +14,8 @@ COMPRESSION: Final = 0x07
 TIMESTAMP_LOG_APPEND: Final = 0x08
 TRANSACTIONAL: Final = 0x10
 CONTROL: Final = 0x20
+#: The base timestamp is the time from which the batch's tombstones may go (KIP-534); only the broker says so.
+DELETE_HORIZON: Final = 0x40
 
 
 class BatchHeader(Value, frozen=True, gc=False):

@@ -17,7 +17,7 @@ from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.header import TIMESTAMP_LOG_APPEND, BatchHeader
 from oncelog.model.limits import RECORDS_BYTES_MAX
 
-_XERIAL: Final = b"\x82SNAPPY\x00"
+XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEAD_BYTES: Final = 16
 _FIRST_BYTES: Final = 1024 * 1024
 _VARINT_SHIFT_MAX: Final = 63
@@ -46,12 +46,13 @@ def record_places(batch: bytes | memoryview) -> Iterator[RecordPlace]:
     a client's CRC may be right over nonsense.
     """
     header = read_header(batch)
-    if header.attributes & TIMESTAMP_LOG_APPEND:
+    if header.attributes & TIMESTAMP_LOG_APPEND and header.record_count == header.offset_delta_last + 1:
         for delta in range(header.record_count):
             yield RecordPlace(header.base_offset + delta, header.timestamp_max)
         return
+    is_append_time = bool(header.attributes & TIMESTAMP_LOG_APPEND)
     for offset, timestamp_ms, _, _ in _opened(batch, header):
-        yield RecordPlace(offset, timestamp_ms)
+        yield RecordPlace(offset, header.timestamp_max if is_append_time else timestamp_ms)
 
 
 def records(batch: bytes | memoryview) -> Iterator[Record]:
@@ -70,16 +71,16 @@ def records(batch: bytes | memoryview) -> Iterator[Record]:
 
 def _opened(batch: bytes | memoryview, header: BatchHeader) -> Iterator[tuple[int, int, bytes | memoryview, int]]:
     """Offset and time of each record, and where in the decompressed bytes its key begins."""
-    body = _decompressed(header.compression, bytes(memoryview(batch)[HEADER_BYTES:]))
+    body = decompressed(header.compression, bytes(memoryview(batch)[HEADER_BYTES:]))
     at = 0
     try:
         for _ in range(header.record_count):
-            length, at = _varint(body, at)
+            length, at = read_varint(body, at)
             if length < RECORD_BYTES_MIN - 1:
                 raise IndexError
             end = at + length
-            timestamp_delta, at = _varint(body, at + 1)
-            offset_delta, at = _varint(body, at)
+            timestamp_delta, at = read_varint(body, at + 1)
+            offset_delta, at = read_varint(body, at)
             yield header.base_offset + offset_delta, header.timestamp_base + timestamp_delta, body, at
             at = end
     except IndexError:
@@ -91,7 +92,7 @@ def _damaged(header: BatchHeader) -> Refusal:
 
 
 def _bytes(data: bytes | memoryview, at: int) -> tuple[bytes | None, int]:
-    length, at = _varint(data, at)
+    length, at = read_varint(data, at)
     if length < 0:
         return None, at
     if at + length > len(data):
@@ -100,7 +101,7 @@ def _bytes(data: bytes | memoryview, at: int) -> tuple[bytes | None, int]:
 
 
 def _headers(data: bytes | memoryview, at: int) -> tuple[tuple[str, bytes | None], ...]:
-    count, at = _varint(data, at)
+    count, at = read_varint(data, at)
     found: list[tuple[str, bytes | None]] = []
     for _ in range(count):
         name, at = _bytes(data, at)
@@ -109,7 +110,8 @@ def _headers(data: bytes | memoryview, at: int) -> tuple[tuple[str, bytes | None
     return tuple(found)
 
 
-def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """A zigzag varint, and where it ends. Raises IndexError."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -122,10 +124,11 @@ def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
             raise IndexError("a number of more than 64 bits")
 
 
-def _decompressed(compression: int, data: bytes) -> bytes | memoryview:
+def decompressed(compression: int, data: bytes) -> bytes | memoryview:
+    """The records of a batch, by the codec's number. Raises Refusal(CORRUPT_MESSAGE), also for too many bytes."""
     if compression == 0:
         return data
-    if compression == 2 and data.startswith(_XERIAL):
+    if compression == 2 and data.startswith(XERIAL):
         return b"".join(_into(cramjam.snappy.decompress_raw_into, block) for block in _xerial_blocks(data))
     return _into(_INTO[compression], data)
 

@@ -160,10 +160,18 @@ class Partition(msgspec.Struct, frozen=True, array_like=True, tag=32):
     offset_next: int
     timestamp_max: int = -1
     aborted: tuple[AbortedRange, ...] = ()
+    offset_compacted: int = 0
 
 
 class LogStart(msgspec.Struct, frozen=True, array_like=True, tag=33):
     """The log of a partition now starts at ``offset`` (retention, DeleteRecords)."""
+
+    log: LogId
+    offset: int
+
+
+class LogCompacted(msgspec.Struct, frozen=True, array_like=True, tag=34):
+    """What is before ``offset`` is compacted: of aborted transactions that ended there nothing is left."""
 
     log: LogId
     offset: int
@@ -248,6 +256,7 @@ Row: TypeAlias = (
     | ProducerForgotten
     | Partition
     | LogStart
+    | LogCompacted
     | GroupOffset
     | GroupOffsetDeleted
     | PendingOffset

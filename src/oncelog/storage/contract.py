@@ -65,6 +65,30 @@ class Rolling(NamedTuple):
     segment_ms: int
 
 
+class Compaction(Protocol):
+    """What a compaction does with the batches of ``log``, in order; called on a thread of the storage's own.
+
+    First it looks at those from ``offset_first`` on and before ``offset_end``; then all are written again. Both functions
+    call ``breathe`` every few hundred microseconds.
+    """
+
+    log: LogId
+    offset_first: int
+    #: After the looking: where the last batch ends that was looked at.
+    offset_end: int
+
+    def look(self, batch: memoryview, breathe: Callable[[], None]) -> bool:
+        """See the next batch. False: no more of them, please."""
+
+    def rewrite(
+        self, batch: memoryview, timestamp_max: int, breathe: Callable[[], None]
+    ) -> tuple[bytes | memoryview, int] | None:
+        """What is left of a batch, and its largest timestamp; None if nothing is.
+
+        The last one before ``offset_end`` must stay, and all after it, as they are.
+        """
+
+
 class Notify(Protocol):
     """What the storage tells its owner, always on the owner's thread (the loop)."""
 
@@ -169,6 +193,13 @@ class Storage(Protocol):
 
     def settle(self) -> None:
         """Begin a checkpoint now, if none runs and something has changed. It also begins by itself, by size and count."""
+
+    def compact(self, compaction: Compaction, on_done: Callable[[bool], None]) -> bool:
+        """Begin a compaction; False if one is under way, or if there is nothing to compact in.
+
+        ``on_done`` is called on the owner's thread when what is left is safe and all reads give that: True, or False if the log
+        was dropped meanwhile. After a stop in between, each part of the log is as it was or as it was to be.
+        """
 
     def close(self) -> None:
         """Flush, sync, write a checkpoint, release the folder. Blocks."""

@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId, Position
 from oncelog.storage.checkpoint import Loaded, Place, read_checkpoint
-from oncelog.storage.contract import Entry, Notify, Recovered, Rollings, Snapshot, TimedBatch
+from oncelog.storage.compacting import Compactor
+from oncelog.storage.contract import Compaction, Entry, Notify, Recovered, Rollings, Snapshot, TimedBatch
 from oncelog.storage.folder import Folder, sync_folder
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, Journal
@@ -87,6 +88,15 @@ class FileStorage(Reading):
             self._segments,
             journal_bytes=settle_bytes,
             hurry_bytes=(self._settle_bytes + self._journal_bytes_max) // 2,
+        )
+        self._compactor = Compactor(
+            self._folder,
+            self._logs,
+            self._segments,
+            tell=self._tell,
+            wish=self._begin_round,
+            on_failed=self._settle_failed,
+            rolling_of=self._rolling_of,
         )
         self._settled = Position(0)
 
@@ -368,7 +378,12 @@ class FileStorage(Reading):
 
     def _settle_soon(self) -> None:
         """A checkpoint that does not name a segment file any more frees its room."""
-        if self._segments.empty and self._syncer is not None and not self._settler.is_running and self._failure is None:
+        if (
+            self._segments.unneeded
+            and self._syncer is not None
+            and not self._settler.is_running
+            and self._failure is None
+        ):
             self._tell(self._begin_round)
 
     def _read_failed(self, where: Path, error: OSError) -> StorageError:
@@ -388,20 +403,25 @@ class FileStorage(Reading):
         if self._settled < self._appended:
             self._begin_round()
 
+    def compact(self, compaction: Compaction, on_done: Callable[[bool], None]) -> bool:
+        """See the contract."""
+        return self._failure is None and self._syncer is not None and self._compactor.begin(compaction, on_done)
+
     def _begin_round(self) -> None:
         if self._failure is not None or self._syncer is None or self._settler.is_running:
             return
         self.flush()
         if not self._settler.is_running:
             self._settled = self._written
-            self._settler.begin(self._written)
+            self._settler.begin(self._written, *self._compactor.for_round())
 
     def _settle_done(self, given_up: GivenUp) -> None:
         if given_up:
             self._ask()
             self._targets.put(given_up)
         if self._failure is None and self._syncer is not None and self._notify is not None:
-            if self._is_journal_large or self._segments.empty:
+            self._compactor.round_done()
+            if self._is_journal_large or self._segments.unneeded or self._compactor.is_waiting:
                 self._begin_round()
             self._notify.relieved()
 
@@ -435,6 +455,7 @@ class FileStorage(Reading):
                 self.flush()
                 self._ask()
         finally:
+            self._compactor.end()
             self._settler.end()
             self._targets.put(None)
             thread.join()

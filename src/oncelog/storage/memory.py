@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId, Position
-from oncelog.storage.contract import Entry, Notify, Recovered, Rollings, Snapshot
+from oncelog.storage.contract import Compaction, Entry, Notify, Recovered, Rollings, Snapshot
 from oncelog.storage.index import Logs
 from oncelog.storage.reading import Reading
 
@@ -189,6 +189,11 @@ class MemoryStorage(Reading):
 
     def settle(self) -> None:
         """Memory has nowhere else to put things."""
+
+    def compact(self, compaction: Compaction, on_done: Callable[[bool], None]) -> bool:
+        """What is in memory is not compacted: it is gone with the process."""
+        del compaction, on_done
+        return False
 
     def close(self) -> None:
         """Flush and sync what is left."""

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import struct
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -74,6 +76,8 @@ class Segments:
         self.files: dict[int, Segment] = {}
         #: Files of which nothing is retained any more.
         self.empty: set[int] = set()
+        #: Files that a compaction reads: neither written again nor removed meanwhile.
+        self.pinned: set[int] = set()
         self.number_next = 1
         self._open: OrderedDict[int, int] = OrderedDict()
         self._indexes: OrderedDict[tuple[int, int], StretchIndex] = OrderedDict()
@@ -92,15 +96,23 @@ class Segments:
                 continue
             path.unlink()
         found = [read_segment(self.path_of(number)) for number in sorted(wanted)]
-        stretches = [(stretch, file.number) for file in found for stretch in file.stretches]
-        stretches.sort(key=lambda item: item[0][1])
         for file in found:
             self.add(file)
-        for stretch, number in stretches:
+        for stretch, number in _counting(found):
             self.install(logs.of(stretch.log), number, stretch)
         for index in logs.by_id.values():
             if index.settled is not None:
                 index.bytes_retained += index.settled.bytes_retained
+
+    def take_number(self) -> int:
+        """The number of a new file."""
+        self.number_next += 1
+        return self.number_next - 1
+
+    @property
+    def unneeded(self) -> set[int]:
+        """Files that can be removed once no checkpoint names them."""
+        return self.empty - self.pinned
 
     def add(self, file: SegmentFile) -> None:
         """A new file; its stretches are installed one by one."""
@@ -163,7 +175,7 @@ class Segments:
         chosen: list[Segment] = []
         small: dict[int, list[Segment]] = {}
         for segment in self.files.values():
-            if not segment.stretches_retained:
+            if not segment.stretches_retained or segment.number in self.pinned:
                 continue
             if segment.bytes_retained < segment.size * _LIVE_SHARE:
                 chosen.append(segment)
@@ -301,6 +313,33 @@ def read_segment(path: Path) -> SegmentFile:
     finally:
         os.close(descriptor)
     return SegmentFile(number, size, merges, list(_stretches(data)))
+
+
+def _counting(files: list[SegmentFile]) -> list[tuple[Stretch, int]]:
+    """All stretches with their files' numbers, each log's by offset; not those that a newer file has instead (compaction)."""
+    by_log: dict[LogId, list[tuple[Stretch, int]]] = {}
+    for file in files:
+        for stretch in file.stretches:
+            by_log.setdefault(stretch.log, []).append((stretch, file.number))
+    counting: list[tuple[Stretch, int]] = []
+    for stretches in by_log.values():
+        stretches.sort(key=lambda item: item[0].offset)
+        if any(before.offset_next > after.offset for (before, _), (after, _) in pairwise(stretches)):
+            stretches = _newest(stretches)
+        counting += stretches
+    return counting
+
+
+def _newest(stretches: list[tuple[Stretch, int]]) -> list[tuple[Stretch, int]]:
+    """Where stretches of a log overlap, the newest file's: it holds all that still counts of the others there."""
+    kept: list[tuple[Stretch, int]] = []
+    for stretch, number in sorted(stretches, key=lambda item: -item[1]):
+        at = bisect_left(kept, stretch.offset, key=lambda item: item[0].offset)
+        if (at == 0 or kept[at - 1][0].offset_next <= stretch.offset) and (
+            at == len(kept) or kept[at][0].offset >= stretch.offset_next
+        ):
+            kept.insert(at, (stretch, number))
+    return kept
 
 
 def _stretches(data: bytes) -> Iterator[Stretch]:

@@ -66,6 +66,11 @@ class Round:
         self.rewritten: list[int] = []
         self.kept: list[int] = []
         self.unneeded: list[int] = []
+        #: Stretches of files to be written again that still count, as (file, place): compaction may have replaced others.
+        self.counting: set[tuple[int, int]] = set()
+        #: A log of which all moves, whatever the place; and the file of a compaction, which counts from now on.
+        self.moved_whole: LogId | None = None
+        self.compacted: SegmentFile | None = None
         self.plans: list[Plan] = []
         self.descriptors: list[int] = []
         self.outcome: SegmentFile | StorageError | None = None
@@ -79,7 +84,7 @@ def plan_of(index: LogIndex, round_: Round, rolling: Callable[[LogId], Rolling])
     only the checkpoint can tell where the log goes on.
     """
     end = bisect_left(index.locations, round_.place.generation << PLACE_BITS | round_.place.offset)
-    moved = bisect_left(index.locations, round_.moved_below, 0, end)
+    moved = end if index.id == round_.moved_whole else bisect_left(index.locations, round_.moved_below, 0, end)
     if index.offset_next < 0 or (
         index.first >= end and not moved and index.settled is not None and not round_.rewritten
     ):
@@ -116,7 +121,7 @@ def settle(folder: Folder, round_: Round, breathe: Callable[[], None]) -> Segmen
         for descriptor in round_.descriptors:
             os.fdatasync(descriptor)
         sync_folder(folder.journal)
-        numbers = round_.kept + ([file.number] if file is not None else [])
+        numbers = round_.kept + [new.number for new in (file, round_.compacted) if new is not None]
         write_checkpoint(folder.path, round_.place, numbers, round_.plans, round_.rows, breathe)
     except OSError as error:
         raise StorageError(f"Settling in {folder.path} failed: {error.strerror or error}.") from error
@@ -143,7 +148,7 @@ def move(folder: Folder, round_: Round, breathe: Callable[[], None]) -> SegmentF
             for plan in plans:
                 writer.begin(plan.log.id, plan.rolling)
                 for number, stretch in old.get(plan.log.id, ()):
-                    for chunk in _old_chunks(files, number, stretch, plan.log.offset_start):
+                    for chunk in old_chunks(files, number, stretch, plan.log.offset_start):
                         writer.add(chunk)
                 for chunk in _journal_chunks(files, plan):
                     writer.add(chunk)
@@ -169,7 +174,13 @@ def _old_stretches(folder: Folder, round_: Round) -> tuple[dict[LogId, list[tupl
         merges = max(merges, file.merges + 1)
         for stretch in file.stretches:
             index = logs.get(stretch.log)
-            if index is not None and index.settled is not None and stretch.offset_next > index.offset_start:
+            is_counting = (number, stretch.at) in round_.counting
+            if (
+                is_counting
+                and index is not None
+                and index.settled is not None
+                and stretch.offset_next > index.offset_start
+            ):
                 found.setdefault(stretch.log, []).append((number, stretch))
     for stretches in found.values():
         stretches.sort(key=lambda item: item[1].offset)
@@ -188,7 +199,8 @@ def _journal_chunks(files: MappedFiles, plan: Plan) -> Iterator[Chunk]:
         at = to
 
 
-def _old_chunks(files: MappedFiles, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
+def old_chunks(files: MappedFiles, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
+    """The batches of a stretch from the one that holds ``offset_start`` on, some in each piece of work."""
     descriptor, path = files.segment(number)
     batches = read_index(descriptor, path, stretch.at + stretch.size, stretch.batches, stretch.index_crc)
     at = batches.place(offset_start)
@@ -255,18 +267,19 @@ class Settler:
         """Whether a round would make the journal smaller: not if its newest file, however large, is all there is."""
         return self._journal.oldest < self._journal.kept_from(self._bytes_kept)
 
-    def begin(self, position: Position) -> None:
-        """Begin a round as of ``position``, up to which all is written."""
+    def begin(self, position: Position, moved_whole: LogId | None, compacted: SegmentFile | None) -> None:
+        """Begin a round as of ``position``, up to which all is written; see ``Round`` for what compaction wants of it."""
         self._round = self._new_round(position, self._journal.kept_from(self._bytes_kept) << PLACE_BITS)
         self._round.rewritten = self._segments.to_rewrite() if not self._is_hurried() else []
+        self._round.moved_whole, self._round.compacted = moved_whole, compacted
         self._steps = self._plan(self._round)
         self._step()
 
     def _new_round(self, position: Position, moved_below: int) -> Round:
         journal, segments = self._journal, self._segments
         place = Place(position, journal.generation, journal.offset)
-        round_ = Round(place, self._snapshot(), moved_below, segments.number_next)
-        round_.unneeded = sorted(segments.empty)
+        round_ = Round(place, self._snapshot(), moved_below, segments.take_number())
+        round_.unneeded = sorted(segments.unneeded)
         return round_
 
     def _step(self) -> None:
@@ -291,6 +304,9 @@ class Settler:
             for index in indexes[at : at + _LOGS_A_STEP]:
                 if (plan := plan_of(index, round_, self._rollings)) is not None:
                     round_.plans.append(plan)
+                if round_.rewritten and (settled := index.settled) is not None:
+                    places = zip(settled.segments, settled.places, strict=True)
+                    round_.counting.update(place for place in places if place[0] in gone)
 
     def _run(self) -> None:
         """On the thread."""
@@ -344,6 +360,8 @@ class Settler:
             if plan.log.id in self._logs.by_id:
                 self._install_log(plan, round_.segment, new.get(plan.log.id, []))
         yield
+        if round_.compacted is not None:
+            self._install_compacted(round_.compacted)
         gone = self._segments.give_up(round_.unneeded + round_.rewritten)
         if gone:
             self._jobs.put(gone)
@@ -357,6 +375,19 @@ class Settler:
                 self._segments.install(index, number, stretch)
         self._segments.skip(index)
         index.give_up(plan.moved)
+
+    def _install_compacted(self, file: SegmentFile) -> None:
+        """All stretches of it are of one log, which may be gone."""
+        self._segments.add(file)
+        index = self._logs.by_id.get(file.stretches[0].log)
+        if index is None or index.settled is None:
+            return
+        before = index.settled.bytes_retained
+        for stretch in file.stretches:
+            if stretch.offset_next > index.offset_start:
+                self._segments.install(index, file.number, stretch)
+        self._segments.skip(index)
+        index.bytes_retained += (index.settled.bytes_retained if index.settled is not None else 0) - before
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

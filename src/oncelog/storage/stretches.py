@@ -133,6 +133,15 @@ class Stretches:
             return range(0)
         return range(self.place(offset_start), bisect_left(self.offsets, offset_end))
 
+    def listed(self, log: LogId) -> list[tuple[int, Stretch]]:
+        """All of them with their segment files, the oldest first."""
+        return [
+            (segment, Stretch(log, offset, self.end_of(at), timestamp_max, place, size, count, crc))
+            for at, (offset, timestamp_max, segment, place, size, count, crc) in enumerate(
+                zip(*self._columns(), strict=True)
+            )
+        ]
+
     def put(self, segment: int, new: Stretch) -> list[tuple[int, int]]:
         """Add a stretch, in place of those it was made from: their (segment, bytes)."""
         low = high = len(self.offsets)

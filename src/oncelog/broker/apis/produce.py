@@ -20,6 +20,7 @@ from oncelog.model.batch import check_batch
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.header import TRANSACTIONAL, BatchHeader
 from oncelog.model.ids import LogId, Position
+from oncelog.model.rewriting import check_keys
 from oncelog.wire.hot import produce_reply
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None
                 header = check_batch(part.records, bytes_max=log.settings.batch_bytes_max if log else 2**31)
                 batch = header, part.records
                 if log is not None:
+                    if log.settings.is_compacted:
+                        check_keys(part.records, header)
                     if log.id in seen:
                         raise Refusal(ErrorCode.INVALID_RECORD, "more than one batch for a partition in one request")
                     seen.add(log.id)
