@@ -14,7 +14,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from oncelog.app.errors import Fate, Halted, Undone, blames_a_record, fate_of
+from oncelog.app.errors import ConfigurationError, Fate, Halted, Undone, blames_a_record, fate_of
 from oncelog.app.exchange import Exchange, Name, Outcome, offsets_after
 from oncelog.app.intake import Place
 from oncelog.app.meters import Meters
@@ -118,6 +118,8 @@ class WeakExchange(Exchange):
                 error = failure.args[0]
                 if fate_of(error) in (Fate.ABORT, Fate.FENCED):
                     raise Undone(f"offsets: {error}") from failure
+                if fate_of(error) is Fate.STOP:
+                    raise ConfigurationError(f"the brokers refuse offsets: {error.str()} ({error.name()})") from failure
                 time.sleep(0.05)
         raise Undone("offsets could not be committed")
 

@@ -161,8 +161,11 @@ def _sent(processor: Processor, outs: Sequence[Out]) -> list[Sent]:
             key = encode(key, serializer)
         if type(value) is not bytes:
             value = encode(value, serializer)
-        partition = -1 if out.partition is None else out.partition
-        sent.append(Sent(topic, key, value, tuple(out.headers), partition, out.timestamp or 0))
+        if out.headers or out.partition is not None or out.timestamp:
+            partition = -1 if out.partition is None else out.partition
+            sent.append(Sent(topic, key, value, tuple(out.headers), partition, out.timestamp or 0))
+        else:
+            sent.append(Sent(topic, key, value))
     return sent
 
 
@@ -306,7 +309,7 @@ class Worker:
             outputs += outs
             for sent in outs:
                 size += sent.size
-            if done_as_batches or (size < PENDING_BYTES_MAX and (now := time.monotonic()) < look_at):
+            if done_as_batches or (size <= PENDING_BYTES_MAX and (now := time.monotonic()) < look_at):
                 continue
             if size > PENDING_BYTES_MAX or now > deadline or self._exchange.must_hurry:
                 break
