@@ -12,6 +12,7 @@ _OFFSETS = "tests/app/test_mistakes_offsets.py::test_mistake_"
 _OUTCOMES = "tests/app/test_mistakes_outcomes.py::test_mistake_"
 _REBALANCES = "tests/app/test_mistakes_rebalances.py::test_mistake_"
 _SEQUENCES = "tests/app/test_sequences.py::test_"
+_UNIT = "tests/unit/app/test_intake.py::test_"
 
 MISTAKES = [
     Breakage(
@@ -33,21 +34,28 @@ MISTAKES = [
         "app/exchange.py",
         "        return len(self._times) == 2 and",
         "        return False and",
-        _IDS + "03_a_peer_with_the_same_id_is_named_and_does_not_fight_for_ever",
+        _UNIT + "two_fences_within_a_minute_are_too_many",
     ),
     Breakage(
         "mistake 5: the offset of the record, not of the next",
         "app/exchange.py",
         "return {place: offset + 1 for place, offset in lasts.items()}",
         "return lasts",
-        _OFFSETS + "05_offsets_come_from_processed_records_only",
+        _UNIT + "the_next_offset_is_that_after_the_last_record",
+    ),
+    Breakage(
+        "a buffer that empties is taken for the end",
+        "app/intake.py",
+        "                if self._buffer:  # what was there may have gone with its partition\n",
+        "                if True:\n",
+        _UNIT + "a_buffer_that_empties_while_it_fills_is_not_the_end",
     ),
     Breakage(
         "mistake 6: no rewind after an abort",
         "app/intake.py",
         "        for place, offset in offsets.items():\n            self._seek(place, offset)\n        return offsets\n",
         "        return offsets\n",
-        _OFFSETS + "06_after_an_abort_the_records_come_again",
+        "tests/app/test_state.py::test_an_aborted_transaction_leaves_no_state",
     ),
     Breakage(
         "mistake 8: a revoked partition does not wait for its batch",
@@ -113,7 +121,7 @@ SEQUENCES = [
         "app/intake.py",
         "if self._owned.get(place) == number}",
         "if number}",
-        _SEQUENCES + "what_was_put_back_is_not_taken_after_its_partition_was_away",
+        _UNIT + "nothing_is_put_back_under_a_later_assignment",
     ),
     Breakage(
         "a partition that was lost while it was paused comes back paused",

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from oncelog.app import Record
+from oncelog.app.errors import Undone
+from oncelog.app.exchange import Fences, offsets_after
 from oncelog.app.intake import GroupPositions, Intake
 from oncelog.app.settings import Cluster, Limits
 
@@ -64,3 +67,41 @@ def test_a_buffer_that_empties_while_it_fills_is_not_the_end(intake: Intake) -> 
         assert [each.offset for each in taken] == [5, 6]
         stop.set()
         assert intake.take(2, 30.0, stop) == ([], {})
+
+
+def test_the_next_offset_is_that_after_the_last_record() -> None:
+    other = Record("t", 1, 7, None, None)
+    assert offsets_after([record(3), other, record(4)]) == {PLACE: 5, ("t", 1): 8}
+
+
+def test_two_fences_within_a_minute_are_too_many() -> None:
+    fences = Fences()
+    assert [fences.count(now) for now in (0.0, 61.0, 122.0, 181.0)] == [False, False, False, True]
+
+
+class Failing:
+    """A consumer with one message, whose next call fails: confluent-kafka runs callbacks in it, and raises what they raise."""
+
+    def __init__(self, error: KafkaError) -> None:
+        self._error = error
+
+    def poll(self, seconds: float) -> Message:
+        del seconds
+        return Message(topic="t", partition=0, offset=0, value=b"value", error=None)
+
+    def consume(self, count: int, seconds: float) -> list[Message]:
+        raise KafkaException(self._error)
+
+
+@pytest.mark.parametrize("is_fatal", [False, True])
+def test_a_callback_that_fails_in_the_middle_makes_the_consumer_anew(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch, is_fatal: bool
+) -> None:
+    """It ends this member, not the application."""
+    real = intake._consumer
+    monkeypatch.setattr(intake, "_consumer", Failing(KafkaError(KafkaError._STATE, "unassign", fatal=is_fatal)))
+    with pytest.raises(Undone) as caught:
+        intake._polled()
+    assert caught.value.rejoin
+    assert caught.value.fenced == is_fatal
+    monkeypatch.setattr(intake, "_consumer", real)
