@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +25,10 @@ from tests.mutants.breakages import BREAKAGES, Breakage
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src" / "oncelog"
+#: Where the table stands in docs/proof.md.
+TABLE_BEGIN, TABLE_END = "<!-- table of make mutants -->", "<!-- end of the table -->"
 #: A check that takes longer does not end: the breakage is noticed.
-SECONDS_MAX = 300
+SECONDS_MAX = 1_200
 
 _PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
 CHECKS = {
@@ -104,6 +107,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="breakages at once")
     parser.add_argument("--only", default="", help="breakages whose name has this word")
     parser.add_argument("--checks", default="", help=f"only these, by comma: {', '.join(CHECKS)}")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/proof.md")
     chosen = parser.parse_args()
     for name in set(CHECKS) - set(chosen.checks.split(",")) if chosen.checks else ():
         del CHECKS[name]
@@ -111,17 +115,38 @@ def main() -> int:
     for one in breakages:
         broken(one)
     _check_checks(breakages)
-    survivors = 0
+    survivors, started, results = 0, time.monotonic(), []
     with ThreadPoolExecutor(chosen.jobs) as pool:
         for result in pool.map(lambda one: examine(one, is_whole=chosen.all), breakages):
             survivors += not result.noticed
+            results.append(result)
             by = ", ".join(result.noticed) or "NOBODY"
             not_by = (
                 f"; not by {', '.join(result.unnoticed)}" if result.noticed and chosen.all and result.unnoticed else ""
             )
             _say(f"{result.breakage.name:<60} noticed by {by}{not_by} ({result.seconds:.0f} s)")
-    _say(f"{len(breakages)} breakages, {survivors} not noticed")
+    minutes = (time.monotonic() - started) / 60
+    said = f"{len(breakages)} breakages, {survivors} not noticed, in {minutes:.0f} minutes"
+    _say(said)
+    if chosen.write:
+        write_table(results, said)
     return 1 if survivors else 0
+
+
+def write_table(results: Sequence[Result], said: str) -> None:
+    """Put the results between the two marks in docs/proof.md. Breakages with a test of their own have no row."""
+    page = ROOT / "docs" / "proof.md"
+    head = ["breakage", *CHECKS]
+    rows = [head, ["---"] * len(head)]
+    for result in results:
+        if result.breakage.test:
+            continue
+        marks = [("seen" if name in result.noticed else "–" if name in result.unnoticed else "") for name in CHECKS]
+        rows.append([result.breakage.name, *marks])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    text = page.read_text(encoding="utf-8")
+    before, after = text.partition(TABLE_BEGIN)[0], text.partition(TABLE_END)[2]
+    page.write_text(f"{before}{TABLE_BEGIN}\n\n`{said}`\n\n{table}\n\n{TABLE_END}{after}", encoding="utf-8")
 
 
 def _check_checks(breakages: list[Breakage]) -> None:

@@ -65,10 +65,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10**12, help="how many seeds at most")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of each world before it is healed")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
-    parser.add_argument("--examine", action="store_true", help="stop at the first seed that fails, and don't keep it")
+    parser.add_argument(
+        "--examine",
+        action="store_true",
+        help="all seeds, however long; stop at the first that fails, and don't keep it",
+    )
     chosen = parser.parse_args()
     started, total = time.monotonic(), Totals()
-    for outcome in _run_all(chosen, started + chosen.minutes * 60):
+    for outcome in _run_all(chosen, float("inf") if chosen.examine else started + chosen.minutes * 60):
         total.add(outcome)
         if outcome.failure:
             if chosen.examine:

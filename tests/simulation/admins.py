@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.simulation.checkers import Bounds
+from tests.simulation.checkers import Bounds, Violation
 from tests.simulation.client import ADMIN, Actor, Steps
 from tests.simulation.events import MS_US
 from tests.simulation.history import Place
+
+_INVALID_PARTITIONS = 37
 
 
 class Admin(Actor):
@@ -16,7 +18,7 @@ class Admin(Actor):
     def run(self) -> Steps:
         acts = (self._list_offsets, self._list_offsets, self._fetch_offsets, self._look, self._delete_records)
         while not self.world.is_ending:
-            rare = (self._delete_topic, self._abort, self._mark)
+            rare = (self._delete_topic, self._abort, self._mark, self._grow)
             act = self.random.choice(rare if self.events.chance(self.world.share_rare) else acts)
             yield from act()
             yield from self.rest(20 * self.world.pace_us)
@@ -49,6 +51,16 @@ class Admin(Actor):
         yield from self.call(ADMIN, "delete_topics", 4, topic_names=[topic], timeout=10_000)
         yield from self.rest(50 * MS_US)
         yield from self.create_topics({topic: self.world.topics[topic]})
+
+    def _grow(self) -> Steps:
+        """A topic gets one more partition."""
+        count = self.world.topics["plain"] + 1
+        if count > 5:
+            return
+        topics = [{"name": "plain", "count": count, "assignments": None}]
+        reply = yield from self.call(ADMIN, "create_partitions", 1, topics=topics, timeout=10_000)
+        if reply is not None and int(reply.results[0].error_code) in (0, _INVALID_PARTITIONS):
+            self.world.topics["plain"] = max(self.world.topics["plain"], count)
 
     def _delete_records(self) -> Steps:
         places = [place for place in self.world.places() if place[0].startswith("plain")]
@@ -95,10 +107,18 @@ class Admin(Actor):
 
     def _look(self) -> Steps:
         """Ask what tools ask; the answers are looked at by tests/conformance, here they must only not disturb."""
-        yield from self.call(ADMIN, "list_transactions", 0, state_filters=[], producer_id_filters=[])
+        yield from self._look_at_transactions()
         topics = [{"name": topic, "partition_indexes": [0]} for topic in self.world.topics]
         yield from self.call(ADMIN, "describe_producers", 0, topics=topics)
         yield from self.call(ADMIN, "metadata", 4, topics=None, allow_auto_topic_creation=False)
+
+    def _look_at_transactions(self) -> Steps:
+        """None is open that its producer knows nothing of (rule D4)."""
+        since_us = self.events.now_us
+        reply = yield from self.call(ADMIN, "list_transactions", 0, state_filters=["Ongoing"], producer_id_filters=[])
+        for found in reply.transaction_states if reply is not None else ():
+            if self.world.history.is_idle(found.transactional_id, since_us):
+                raise Violation("phantom transaction", f"{found.transactional_id} has one open, its producer has not")
 
     def _producers(self, place: Place) -> Steps:
         """What the partition says of its producers."""
@@ -116,6 +136,7 @@ class Admin(Actor):
             "topics": [{"name": place[0], "partition_indexes": [place[1]]}],
             "coordinator_epoch": 0,
         }
+        self.world.reasons.operators += 1
         yield from self.call(ADMIN, "write_txn_markers", 1, markers=[marker])
 
     def _abort(self) -> Steps:

@@ -348,3 +348,16 @@ def check_copying(
             yield Violation(
                 kind, f"{copying.group} stands at {offset} of {copying.place}, {record.name!r} has {count} copies"
             )
+
+
+def check_nothing_left(
+    history: History, logs: Mapping[Place, FinalLog], committed: Mapping[tuple[str, Place], int]
+) -> list[Violation]:
+    """When everybody has come to an end, every group stands behind all that counts."""
+    found: list[Violation] = []
+    for group, place in history.copyings:
+        offset = committed.get((group, place), 0)
+        left = [record for record in logs[place].records if record.counts and record.offset >= offset]
+        if left:
+            found.append(Violation("left behind", f"{group} stands at {offset} of {place}, {left[0]} is not copied"))
+    return found

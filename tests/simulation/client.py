@@ -18,6 +18,7 @@ from tests.simulation.frames import encode
 from tests.support.messages import decode_response
 
 if TYPE_CHECKING:
+    from tests.simulation.ambushes import LateRequest, Replaced
     from tests.simulation.network import Pipe
     from tests.simulation.world import World
 
@@ -32,6 +33,8 @@ class Ask(NamedTuple):
     api: str
     version: int
     tree: dict[str, Any]
+    #: Whether a reply comes (not with acks=0).
+    is_answered: bool = True
 
 
 Steps = Generator[Any, Any, Any]
@@ -56,9 +59,11 @@ class Link:
         self._bytes = b""
         self._is_open = False
         self.is_over = False
+        #: Whether the client has closed it, and not the network or the broker.
+        self.is_given_up = False
         self._correlation_id = 0
         self._timer: Event | None = None
-        self._pipe: Pipe = actor.world.host.network.connect(self)
+        self.pipe: Pipe = actor.world.host.network.connect(self)
 
     def __str__(self) -> str:
         return f"{self.actor.name}/{self.role}"
@@ -68,12 +73,15 @@ class Link:
         self._correlation_id += 1
         self.actor.world.requests += 1
         frame = encode(ask.api, ask.version, self._correlation_id, ask.tree)
-        self._waiting.append(_Waiting(ask.api, ask.version, self._correlation_id, done))
+        if ask.is_answered:
+            self._waiting.append(_Waiting(ask.api, ask.version, self._correlation_id, done))
         if self._is_open:
-            self._pipe.send(frame)
+            self.pipe.send(frame)
         else:
             self._unsent.append(frame)
-        if self._timer is None:
+        if not ask.is_answered:
+            done(None)
+        elif self._timer is None:
             self._watch()
 
     def _watch(self) -> None:
@@ -91,7 +99,8 @@ class Link:
 
     def close(self, *, is_silent: bool = False) -> None:
         """The client gives the connection up."""
-        self._pipe.close_by_client(is_silent=is_silent)
+        self.is_given_up = True
+        self.pipe.close_by_client(is_silent=is_silent)
         self.closed()
 
     # -- what the network tells ---------------------------------------------------------------------------------------
@@ -100,7 +109,7 @@ class Link:
         self._is_open = True
         unsent, self._unsent = self._unsent, []
         for frame in unsent:
-            self._pipe.send(frame)
+            self.pipe.send(frame)
 
     def received(self, data: bytes) -> None:
         data = self._bytes + data if self._bytes else data
@@ -138,9 +147,11 @@ class Actor:
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
         self.events, self.random = world.events, world.events.random
-        self.timeout_us = self.random.choice((60, 200, 1_000)) * MS_US
+        self.timeout_us = self.random.choice(world.timeouts_ms) * MS_US
         self.is_dead = self.is_done = False
         self.frozen_until_us = 0
+        #: What waits for it to ask something (ambushes.py).
+        self.late: LateRequest | Replaced | None = None
         self._links: dict[str, Link] = {}
         self._generator: Steps | None = None
 
@@ -163,6 +174,17 @@ class Actor:
         for link in self._links.values():
             if not link.is_over:
                 link.close(is_silent=is_silent)
+
+    def cut_off(self) -> None:
+        """All its connections break; it opens new ones when it needs them."""
+        for link in self._links.values():
+            if not link.is_over:
+                link.close()
+
+    def has_given_up(self, role: str) -> bool:
+        """Whether it closed the newest connection of that role itself: whatever comes of that late is dropped (rule D4)."""
+        link = self._links.get(role)
+        return link is not None and link.is_given_up
 
     def freeze(self, time_us: int) -> None:
         """It stands still for a while."""
@@ -200,7 +222,10 @@ class Actor:
                 self.events.at(0, self._resume, replies)
 
         for at, ask in enumerate(asked):
-            self._link(ask.role).post(ask, lambda reply, at=at: done(at, reply))
+            link = self._link(ask.role)
+            if self.late is not None:
+                self.late.asks(ask, link)
+            link.post(ask, lambda reply, at=at: done(at, reply))
 
     def _link(self, role: str) -> Link:
         link = self._links.get(role)

@@ -1,98 +1,185 @@
-"""The simulated disk: production storage in memory, whose syncs take time and fail, and whose crashes tear.
+"""The disk of a simulated machine, for the broker that lives there: ``FileDisk`` with the production storage,
+``StoryDisk`` of stories.
 
-Entries that were written outlive the process. If the machine goes down, what was not synced is put through the production
-encoding of the journal (storage/entries.py), torn at any byte, and read back by the production reader: what it finds sound is
-what is left, and must be exactly what was written. A checkpoint is a snapshot of all rows, encoded bit by bit while the broker
-goes on, that counts only when it is whole and all that it holds is synced.
+Both open a storage for each life of the process, and lose what was not synced when the machine goes down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import errno
+from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.events import MS_US, Events
+from tests.simulation.filesystem import CHANGING, SYNCS, WRITES, FileTree, Plan
 from tests.simulation.loop import Handle, SimulatedLoop
+from tests.simulation.threads import Life
 
-from oncelog.model.ids import Position
-from oncelog.storage.contract import Entry, Notify, Recovered, Snapshot
-from oncelog.storage.entries import encode_entry, read_entry, tag_of
+from oncelog.storage.files import FileStorage
 from oncelog.storage.memory import MemoryDisk, MemoryStorage
 
+FOLDER = "/data"
+#: What a fault of the disk may hit: calls of the system, how often there is the like.
+_FAILING: tuple[tuple[str, ...], ...] = (
+    ("pwritev",), ("fdatasync",), ("fdatasync",), ("fsync",), ("pwrite",), ("rename",), ("posix_fallocate",), ("unlink",),
+    SYNCS, WRITES,
+)  # fmt: skip
+_DYING: tuple[tuple[str, ...], ...] = (
+    ("pwritev",),
+    ("fdatasync",),
+    ("fsync",),
+    ("rename",),
+    ("unlink",),
+    CHANGING,
+    CHANGING,
+)
 
-class Disk(MemoryDisk):
-    """What is left when a process or the machine goes down. ``torn`` counts crashes that left half an entry."""
+
+class FileDisk:
+    """A disk with a file system; the storage has tiny files, so that it settles, merges and recycles all the time."""
 
     def __init__(self, events: Events) -> None:
-        super().__init__()
-        self.events = events
-        #: The newest whole checkpoint: its position and the rows.
-        self.checkpoint: tuple[Position, list[bytes]] | None = None
-        self.sync_us = events.random.choice((100, 1_000, 8_000, 40_000))
-        self.share_slow = events.random.choice((0.0, 0.01))
-        self.torn = self.lost = self.checkpoints = 0
+        random = events.random
+        self.events, self.tree = events, FileTree(events)
+        self.sync_us = random.choice((100, 1_000, 8_000, 40_000))
+        self.share_slow = random.choice((0.0, 0.01))
+        file_bytes = random.choice((4_096, 16_384, 65_536))
+        self.sizes: dict[str, Any] = {
+            "durability": random.choice(("fsync",) * 9 + ("written",)),
+            "journal_file_bytes": file_bytes,
+            "tail_bytes": random.choice((1_000, 20_000, 1_000_000)),
+            "settle_bytes": file_bytes * random.choice((1, 2, 8)),
+            "settle_entries": random.choice((50, 500, 5_000)),
+            "journal_bytes_max": file_bytes * random.choice((6, 64, 1_000)),
+        }
+        self.numbers = self._draw_numbers()
+        self.life: Life | None = None
+        self._lives = 0
+        self.share_bad_start = random.choice((0.0, 0.0, 0.2))
 
-    def plan_delay_us(self) -> int:
-        """How long the next sync takes."""
+    def _draw_numbers(self) -> dict[str, Any]:
+        random = self.events.random
+        return {
+            "settling._LOGS_A_STEP": random.choice((1, 4, 64)),
+            "settling._CHUNK_BATCHES": random.choice((3, 50)),
+            "settling._WORK_SECONDS": random.choice((-1, 10)),
+            "writing._STRETCH_BYTES_MIN": random.choice((200, 4_000)),
+            "writing._STRETCH_MS_MIN": random.choice((100, 10_000)),
+            "writing.STRETCH_BATCHES_MAX": random.choice((7, 500)),
+            "segments._SMALL_STRETCH_BYTES": random.choice((3_000, 30_000)),
+            "segments._MERGE_FILES": random.choice((2, 4, 8)),
+            "segments._INDEXES_MAX": random.choice((2, 32)),
+            "segments._OPEN_MAX": random.choice((2, 64)),
+            "index._COMPACT_MIN": random.choice((4, 1_000)),
+            "checkpoint._STEP": random.choice((5, 1_000)),
+        }
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether acknowledgements outlive the machine (rule D2)."""
+        return bool(self.sizes["durability"] == "fsync")
+
+    @property
+    def is_same_boot_known(self) -> bool:
+        """Whether the next start can be sure that nothing was lost; else it fences everybody."""
+        boot = self.tree.files.get(f"{FOLDER}/boot")
+        return boot is not None and boot.content == self.tree.boot_id
+
+    def _plan_delay_us(self) -> int:
         slow_us = self.events.about(300 * MS_US) if self.events.chance(self.share_slow) else 0
         return self.events.about(self.sync_us) + slow_us
 
+    def begin(self, loop: SimulatedLoop, on_death: Callable[[bool], None]) -> FileStorage:
+        """A process begins: its storage, not open yet."""
+        self.life = life = Life(self.tree, loop, self._plan_delay_us, on_death)
+        life.enter()
+        self._lives += 1
+        if self._lives > 1 and self.events.chance(self.share_bad_start):
+            self.strike(is_power_lost=self.is_durable and self.events.chance(0.5))
+        elif self._lives > 1 and self.events.chance(self.share_bad_start):
+            self.fail()
+        return FileStorage(FOLDER, **self.sizes)
+
+    def kill(self) -> None:
+        """The process is gone."""
+        if self.life is not None:
+            self.life.die()
+
     def crash_machine(self) -> None:
-        """The machine goes down, or a sync has failed: a part of what was not synced is lost, from some byte on."""
-        synced = sum(position <= self.position_synced for position, _ in self.entries)
-        tail = self.entries[synced:]
-        kept = self._torn(tail)
-        self.lost += len(tail) - kept
-        self.crash(keep=kept)
+        """The machine goes down; the process is gone already."""
+        self.tree.lose_power()
 
-    def _torn(self, tail: list[tuple[Position, Entry]]) -> int:
-        """How many entries the production reader finds after the tear."""
+    def fail(self) -> None:
+        """Some call of the system will fail soon (law 7)."""
         random = self.events.random
-        tag = tag_of(random.randint(2, 9))
-        parts: list[bytes] = []
-        for position, entry in tail:
-            unsynced = position - 1 - self.position_synced
-            encode_entry(parts, position, tag, unsynced, entry.rows, entry.batches)
-        image = bytearray(b"".join(parts))
-        cut = random.randint(0, len(image))
-        if random.random() < 0.3:
-            # The file was used before: behind the tear is what it held then.
-            old: list[bytes] = []
-            for position, entry in tail:
-                encode_entry(old, max(1, position - 7), tag - 1, 0, entry.rows, entry.batches)
-            image[cut:] = b"".join(old)[cut:]
-        elif random.random() < 0.5 and cut < len(image):
-            image[cut] ^= 1 << random.randint(0, 7)
-        else:
-            del image[cut:]
-        return self._found(memoryview(bytes(image)), tail, tag)
+        calls = random.choice(_FAILING)
+        number = random.choice((errno.EIO, errno.ENOSPC)) if calls[0] not in SYNCS else errno.EIO
+        self._plan(Plan(calls, random.choice((0, 0, 1, 3, 10)), number, is_for_ever=random.random() < 0.5))
 
-    def _found(self, view: memoryview, tail: list[tuple[Position, Entry]], tag: int) -> int:
-        at = kept = 0
-        while kept < len(tail) and (found := read_entry(view, at, tag)) is not None:
-            position, entry = tail[kept]
-            assert found.position == position, f"entry {position} was read back as {found.position}"
-            assert found.entry.rows == bytes(entry.rows), f"the rows of entry {position} were read back otherwise"
-            for batch, length, head in zip(entry.batches, found.lengths, found.entry.batches, strict=True):
-                assert (batch[:4], len(batch.data)) == (head[:4], length), f"entry {position} has another batch"
-                assert batch.data.startswith(head.data), f"entry {position} has other bytes"
-            at, kept = found.end, kept + 1
-        self.torn += at < len(view)
-        return kept
+    def strike(self, *, is_power_lost: bool) -> None:
+        """The process, or the machine, dies at some call of the system."""
+        random = self.events.random
+        self._plan(Plan(random.choice(_DYING), random.choice((0, 0, 1, 3, 10, 30)), 0, is_power_lost))
+
+    def strike_soon(self, *, is_power_lost: bool) -> None:
+        """At the next write or sync."""
+        self._plan(Plan(self.events.random.choice((("pwritev",), ("fdatasync",))), 0, 0, is_power_lost))
+
+    def strike_now(self, *, is_power_lost: bool) -> None:
+        """Raises Killed."""
+        assert self.life is not None
+        self.life.process.strike(is_power_lost=is_power_lost)
+
+    def _plan(self, plan: Plan) -> None:
+        if self.life is not None:
+            self.events.note("disk", "{}", plan)
+            self.life.process.plan = plan
+
+    def fill(self) -> None:
+        """Somebody else takes all the room but a little; the next life finds it free again."""
+        self.tree.bytes_max = self.tree.bytes_used + self.events.random.choice((0, 3_000, 30_000))
+
+    def calm(self) -> None:
+        """From now on the disk is a good one."""
+        self.share_bad_start = self.share_slow = 0.0
+        self.mend()
+
+    def mend(self) -> None:
+        """No more faults."""
+        self.tree.bytes_max = 1 << 60
+        if self.life is not None:
+            self.life.process.plan = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a call has failed in this life."""
+        return self.life is not None and self.life.process.is_failed
 
 
-class SimulatedStorage(MemoryStorage):
-    """MemoryStorage on a simulated disk; lives as long as the process does."""
+class StoryDisk(MemoryDisk):
+    """Storage in memory for stories: syncs take as long as they say, and a crash leaves what they say."""
 
-    def __init__(self, disk: Disk, loop: SimulatedLoop) -> None:
+    is_durable = is_same_boot_known = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sync_us = 0
+
+    def begin(self, loop: SimulatedLoop, on_death: Callable[[bool], None]) -> MemoryStorage:
+        """A process begins: its storage, not open yet."""
+        return _StoryStorage(self, loop)
+
+
+class _StoryStorage(MemoryStorage):
+    """Lives as long as the process does."""
+
+    def __init__(self, disk: StoryDisk, loop: SimulatedLoop) -> None:
         super().__init__(disk, schedule_sync=self._plan_sync)
-        self._simulated, self._life = disk, loop
-        self._snapshot: Snapshot | None = None
-        self._is_settling = False
+        self._story_disk, self._life = disk, loop
         self._planned: tuple[Handle, Callable[[], None]] | None = None
 
     def _plan_sync(self, end: Callable[[], None]) -> None:
-        self._planned = self._life.call_after(self._simulated.plan_delay_us(), self._end_planned, end), end
+        self._planned = self._life.call_after(self._story_disk.sync_us, self._end_planned, end), end
 
     def _end_planned(self, end: Callable[[], None]) -> None:
         self._planned = None
@@ -104,44 +191,3 @@ class SimulatedStorage(MemoryStorage):
             handle, end = self._planned
             handle.cancel()
             self._end_planned(end)
-
-    def open(self) -> Recovered:
-        """The newest checkpoint and the entries after it."""
-        recovered = super().open()
-        checkpoint = self._simulated.checkpoint
-        if checkpoint is None:
-            return recovered
-        return Recovered(checkpoint[1], self._after(checkpoint[0], recovered), recovered.is_same_boot)
-
-    def _after(self, position: Position, recovered: Recovered) -> Iterator[tuple[Position, Entry]]:
-        for found, entry in recovered.entries:
-            if found > position:
-                yield found, entry
-
-    def start(self, notify: Notify, post: Any, snapshot: Snapshot, *others: Any) -> None:
-        super().start(notify, post, snapshot, *others)
-        self._snapshot = snapshot
-
-    def settle(self) -> None:
-        """Begin a checkpoint: the rows as of now, encoded piece by piece later."""
-        if self._is_settling or self._snapshot is None or self._failure is not None:
-            return
-        self._is_settling = True
-        self.flush()
-        self._settle_on(self.position_appended, iter(self._snapshot()), [])
-
-    def _settle_on(self, position: Position, pieces: Iterator[bytes], done: list[bytes]) -> None:
-        piece = next(pieces, None)
-        if piece is not None:
-            done.append(piece)
-            self._again(position, pieces, done)
-        elif self.position_synced < position:
-            self.sync_soon()
-            self._again(position, pieces, done)
-        else:
-            self._simulated.checkpoint = position, done
-            self._simulated.checkpoints += 1
-            self._is_settling = False
-
-    def _again(self, *arguments: Any) -> None:
-        self._life.call_after(self._simulated.events.about(MS_US), self._settle_on, *arguments)

@@ -79,6 +79,8 @@ class History:
         #: Topics that are deleted at times: nothing is promised of what was in them.
         self.mortal: set[str] = set()
         self._newest: dict[str, tuple[int, int]] = {}
+        #: Since when no transaction can be open, by transactional id; -1: one may be.
+        self._idle_since_us: dict[str, int] = {}
 
     def begin(self, transactional_id: str) -> Transaction:
         """A transaction begins."""
@@ -106,6 +108,20 @@ class History:
         """A reader begins to read."""
         self.stretches.append(Stretch(reader, place, is_committed, start, start))
         return self.stretches[-1]
+
+    # -- what may be open (rules D4, T5) ------------------------------------------------------------------------------
+
+    def opened(self, transactional_id: str) -> None:
+        """Somebody may begin a transaction from now on."""
+        self._idle_since_us[transactional_id] = -1
+
+    def closed(self, transactional_id: str, now_us: int) -> None:
+        """What was open is known to be over."""
+        self._idle_since_us[transactional_id] = now_us
+
+    def is_idle(self, transactional_id: str, since_us: int) -> bool:
+        """Whether nobody can have had a transaction open since then."""
+        return 0 <= self._idle_since_us.get(transactional_id, -1) <= since_us
 
     # -- who is the newest (rule T7, T8) ------------------------------------------------------------------------------
 

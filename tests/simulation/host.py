@@ -1,4 +1,6 @@
-"""The machine with the broker: the production Broker, Server and storage put together, killed, stopped and started again."""
+"""The machine with the broker: the production Broker, Server, clock and storage put together, killed, stopped and started
+again.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,18 @@ from typing import Any
 from uuid import UUID
 
 from tests.simulation.checkers import Violation
-from tests.simulation.disk import Disk, SimulatedStorage
+from tests.simulation.disk import FileDisk, StoryDisk
 from tests.simulation.events import MS_US, SECOND_US, Events
+from tests.simulation.filesystem import Killed
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.network import Network
+from tests.support.batches import batches
+from tests.support.messages import API_KEYS
 
 from oncelog.broker.apis import HANDLERS
 from oncelog.broker.broker import Broker
+from oncelog.broker.call import Call
+from oncelog.broker.clock import Clock
 from oncelog.broker.server import Server
 from oncelog.engine.state import State
 from oncelog.model.errors import StorageError
@@ -45,24 +52,32 @@ class _Log:
 class Host:
     """See the module. ``broker`` is the newest life of the process."""
 
-    def __init__(self, events: Events, configs: Mapping[str, str]) -> None:
-        self.events, self.configs = events, dict(configs)
-        self.disk = Disk(events)
+    def __init__(self, events: Events, configs: Mapping[str, str], disk: FileDisk | StoryDisk) -> None:
+        self.events, self.configs, self.disk = events, dict(configs), disk
         self.server: Server | None = None
         self.loop = SimulatedLoop(events)
         self.is_machine_up = True
         self.broker: Broker
-        self.storage: SimulatedStorage
+        self.storage: Any
         self.network = Network(events, self)
         self.bug: BaseException | None = None
-        self.kills = self.crashes = self.failures = self.stops = self.starts = 0
-        self._skew_us = 0
+        self.kills = self.crashes = self.failures = self.stops = self.starts = self.jumps = self.reboots = 0
+        #: How far the machine's clock is off, and for how long it has slept.
+        self._wall_off_us = self._slept_us = 0
         self._kept: list[str] | None = None
-        self.start()
+        self._is_dying = False
+        self._awaited: tuple[int, bool] | None = None
 
     def clock_ms(self) -> int:
-        """The broker's clock."""
-        return EPOCH_MS + (self.events.now_us + self._skew_us) // MS_US
+        """The clients' clocks."""
+        return EPOCH_MS + self.events.now_us // MS_US
+
+    def _clock(self) -> Clock:
+        """The broker's, from the machine's."""
+        return Clock(
+            lambda: EPOCH_MS * 1_000_000 + (self.events.now_us + self._wall_off_us) * 1_000,
+            lambda: (self.events.now_us - self._slept_us) * 1_000,
+        )
 
     def _new_id(self) -> UUID:
         return UUID(int=self.events.random.getrandbits(128), version=4)
@@ -70,27 +85,43 @@ class Host:
     # -- life and death -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """A process opens the disk and serves."""
-        if self.server is not None:
+        """A process opens the disk and serves. It may die at that, or find that the disk fails."""
+        if self.server is not None or self._is_dying:
             return
         self.is_machine_up = True
         self.starts += 1
         self.loop = loop = SimulatedLoop(self.events)
-        self.storage = SimulatedStorage(self.disk, loop)
+        self.storage = self.disk.begin(loop, self._struck)
+        clock = self._clock()
         log = _Log(self.events)
         self.broker = broker = Broker(
-            storage=self.storage, loop=loop, clock_ms=self.clock_ms, ids=self._new_id, log=log, configs=self.configs
+            storage=self.storage, loop=loop, clock_ms=clock, ids=self._new_id, log=log, configs=self.configs
         )
         broker.on_failure = self._failed
-        broker.on_recovered = lambda _: self._compare()
-        broker.open()
-        server = Server(loop, broker.route, bounds=BOUNDS, log=log, on_bug=self._found, meters=broker.meters)  # type: ignore[arg-type]
+        broker.on_recovered, broker.wall_ms = lambda ms: self._recovered(clock, ms), clock.wall_ms
+        self.reboots += not self.disk.is_same_boot_known
+        try:
+            broker.open()
+        except Killed:
+            return
+        except StorageError as error:
+            self._could_not_start(error)
+            return
+        if self.loop.is_dead:
+            return
+        server = Server(loop, self._route, bounds=BOUNDS, log=log, on_bug=self._found, meters=broker.meters)  # type: ignore[arg-type]
         broker.on_pressure = lambda is_high: server.pause_all() if is_high else server.resume_all()
         self.server = server
         self.events.note("host", "the broker is open, life {}", self.starts)
 
-    def _compare(self) -> None:
+    def _could_not_start(self, error: StorageError) -> None:
+        if not (isinstance(self.disk, FileDisk) and self.disk.is_failing):
+            raise Violation("no start", f"{error}") from error
+        self._failed(error)
+
+    def _recovered(self, clock: Clock, decided_ms: int) -> None:
         """Law 1: what was replayed is what lived."""
+        clock.begin_at(decided_ms)
         kept, self._kept = self._kept, None
         if kept is not None and kept != (found := rows_of(self.broker.state)):
             lost, new = [row for row in kept if row not in found], [row for row in found if row not in kept]
@@ -102,8 +133,27 @@ class Host:
     def _die(self, *, is_silent: bool) -> None:
         self.loop.is_dead = True
         self.server = None
+        if isinstance(self.disk, FileDisk):
+            self.disk.kill()
         for pipe in list(self.network.pipes):
             pipe.die(is_silent=is_silent)
+
+    def _struck(self, is_power_lost: bool) -> None:
+        """The process is to die in the middle of something; whoever called is told by Killed."""
+        self.loop.is_dead = True
+        self.server = None
+        self._is_dying = True
+        self.events.at(0, self._bury, is_power_lost)
+
+    def _bury(self, is_power_lost: bool) -> None:
+        self._is_dying = False
+        self._kept = None
+        if is_power_lost:
+            self.crash(is_dead=True)
+        else:
+            self.kills += 1
+            self._die(is_silent=False)
+            self._start_after(200 * MS_US)
 
     def kill(self) -> None:
         """kill -9: what was written stays."""
@@ -116,47 +166,105 @@ class Host:
         self._die(is_silent=False)
         self._start_after(200 * MS_US)
 
-    def crash(self) -> None:
+    def crash(self, *, is_dead: bool = False) -> None:
         """The machine goes down."""
-        if self.server is None:
+        if self.server is None and not is_dead:
+            return
+        if not self.disk.is_durable:
+            self.kill()
             return
         self.crashes += 1
         self.is_machine_up = False
         self._die(is_silent=True)
         self.disk.crash_machine()
-        self.events.note("host", "the machine goes down, {} entries lost so far", self.disk.lost)
+        self.events.note("host", "the machine goes down")
         self._start_after(2 * SECOND_US)
 
-    def fail(self, at: str) -> None:
-        """The next write or sync fails (law 7)."""
-        if self.server is not None:
-            self.events.note("host", "the next {} will fail", at)
-            self.storage.fail(at)
-
     def _failed(self, error: StorageError) -> None:
-        """The broker says that its storage has failed: the process ends. After a failed sync nobody knows what is kept."""
+        """The broker says that its storage has failed: the process ends (law 7)."""
         self.failures += 1
+        self.events.note("host", "the process ends: {}", error)
+        self._kept = None
         self._die(is_silent=False)
-        if "sync" in str(error):
-            self.disk.crash_machine()
+        if isinstance(self.disk, FileDisk):
+            self.disk.mend()
+            if self.disk.is_durable and self.events.chance(0.3):
+                self.disk.crash_machine()
         self._start_after(500 * MS_US)
 
     def close(self) -> None:
         """An orderly stop."""
-        if self.server is None or self.storage._failure is not None:
+        if self.server is None or self.broker.lane.failure is not None:
             return
         self.stops += 1
         self.events.note("host", "an orderly stop")
-        self.storage._fails_at = None
-        self.broker.close()
+        try:
+            self.broker.close()
+        except Killed:
+            return
+        except StorageError as error:
+            if not (isinstance(self.disk, FileDisk) and self.disk.is_failing):
+                raise Violation("no stop", f"{error}") from error
+            self._failed(error)
+            return
+        if self.server is None:
+            return
         self._kept = rows_of(self.broker.state)
         self._die(is_silent=False)
         self._start_after(100 * MS_US)
+
+    # -- in the middle of something -----------------------------------------------------------------------------------
+
+    def wait_for(self, api: str, *, is_power_lost: bool) -> None:
+        """The process dies soon after it has decided on the next such request: before it writes, syncs or answers (rule D2)."""
+        self._awaited = API_KEYS[api], is_power_lost
+
+    def _route(self, call: Call) -> None:
+        self.broker.route(call)
+        if self._awaited is not None and call.api_key == self._awaited[0]:
+            is_power_lost, self._awaited = self._awaited[1], None
+            assert isinstance(self.disk, FileDisk)
+            if self.events.chance(0.3):
+                self.events.note("host", "dies when it has decided")
+                self.disk.strike_now(is_power_lost=is_power_lost)
+            self.disk.strike_soon(is_power_lost=is_power_lost)
+
+    def examine(self) -> None:
+        """Look into one partition: what the storage has of it is what the state says, without gaps (rules R4, D2)."""
+        if self.server is None or self.broker.lane.failure is not None or not self.broker.state.logs:
+            return
+        log = self.events.random.choice(list(self.broker.state.logs.values()))
+        # From 0: what was deleted is kept until that is safe.
+        pieces = self.storage.read(log.id, 0, offset_end=log.offset_next, bytes_max=1 << 40)
+        at = -1
+        for found in batches(b"".join(pieces)):
+            if at >= 0 and found.base_offset != at:
+                raise Violation("gap", f"{log.topic}-{log.index} goes from {at} on at {found.base_offset}")
+            if at < 0 and found.base_offset > log.offset_start:
+                raise Violation("gap", f"{log.topic}-{log.index} begins at {found.base_offset}, not {log.offset_start}")
+            at = found.offset_last + 1
+        if at not in (-1, log.offset_next) or (at < 0 and log.offset_start < log.offset_next):
+            raise Violation("gap", f"{log.topic}-{log.index} ends at {at}, not {log.offset_next}")
+        if (size := sum(map(len, pieces))) != (told := self.storage.bytes_retained(log.id)):
+            raise Violation("gap", f"{log.topic}-{log.index} has {size} bytes, the storage says {told}")
+
+    # -- time ---------------------------------------------------------------------------------------------------------
 
     def pause(self, time_us: int) -> None:
         """SIGSTOP: the kernel goes on, the process does not."""
         self.events.note("host", "the broker stands still for {} ms", time_us // MS_US)
         self.loop.stopped_until_us = self.events.now_us + time_us
+
+    def sleep(self, time_us: int) -> None:
+        """The machine is suspended: the monotonic clock does not count that."""
+        self.pause(time_us)
+        self._slept_us += time_us
+
+    def jump(self, time_us: int) -> None:
+        """Somebody sets the machine's clock."""
+        self.jumps += 1
+        self.events.note("host", "the clock is set by {} ms", time_us // MS_US)
+        self._wall_off_us += time_us
 
     def _start_after(self, mean_us: int) -> None:
         self.events.at(self.events.about(mean_us), self.start)

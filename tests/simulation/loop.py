@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.events import SECOND_US, Event, Events
+from tests.simulation.filesystem import Killed
 
 
 class SimulatedLoop:
@@ -37,14 +38,17 @@ class SimulatedLoop:
         return handle
 
     def _run(self, handle: Handle) -> None:
-        """Now, unless the process is stopped or dead."""
+        """Now, unless the process is stopped or dead. It may die at that."""
         if self.is_dead:
             return
         wait_us = self.stopped_until_us - self._events.now_us
         if wait_us > 0:
             handle.event = self._events.at(wait_us, self._run, handle)
-        else:
+            return
+        try:
             handle.callback(*handle.arguments)
+        except Killed:
+            assert self.is_dead
 
 
 class Handle:

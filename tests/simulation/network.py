@@ -83,6 +83,8 @@ class Pipe:
         self._connection: Connection | None = None
         self._is_client_done = self._is_broker_done = self._is_lost = False
         self._is_reading, self._is_read_planned = True, False
+        #: What the client has sent since somebody began to hold it; None if nobody does.
+        self._kept: list[bytes] | None = None
         self.is_end_arrived = False
         self._events.at(self._delay_up(), self._arrive_open)
 
@@ -114,6 +116,9 @@ class Pipe:
         """The client sends."""
         if self._is_client_done:
             return
+        if self._kept is not None:
+            self._kept.append(data)
+            return
         network, events = self._network, self._events
         if network.share_cut and events.chance(network.share_cut):
             if events.chance(0.5):
@@ -125,8 +130,23 @@ class Pipe:
     def close_by_client(self, *, is_silent: bool = False) -> None:
         """The client closes; ``is_silent``: its machine is gone, nobody says so to the broker."""
         self._is_client_done = True
+        if self._kept is not None:
+            return
         if not is_silent:
             self._events.at(self._delay_up(), self._arrive_end)
+
+    def hold(self) -> None:
+        """What the client sends from now on arrives when it is let go, not before, nor does the end."""
+        if self._kept is None:
+            self._kept = []
+
+    def let_go(self, end_after_us: int) -> None:
+        """What was held arrives now, and the end of the connection, if the client has closed it, so much later."""
+        kept, self._kept = self._kept or [], None
+        for data in kept:
+            self._events.at(0, self._arrive, data)
+        if self._is_client_done:
+            self._events.at(end_after_us, self._arrive_end)
 
     def cut(self) -> None:
         """The network loses the connection: both ends hear of it, each in its time; what is under way may still arrive."""

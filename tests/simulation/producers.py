@@ -6,7 +6,7 @@ go on with a bumped epoch after a timeout (KIP-360, KIP-588); stop when they are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,13 @@ from tests.simulation.history import Fate, Place, Transaction, Value
 from tests.support.batches import batch
 
 if TYPE_CHECKING:
+    from tests.simulation.reasons import Reason
     from tests.simulation.world import World
 
 IN_FLIGHT_MAX = 5
-_UNKNOWN_TOPIC, _NOT_LEADER, _STORAGE, _OUT_OF_ORDER, _INVALID_EPOCH = 3, 6, 56, 45, 47
+_UNKNOWN_TOPIC, _NOT_LEADER, _STORAGE, _OUT_OF_ORDER, _INVALID_EPOCH, _INVALID_STATE = 3, 6, 56, 45, 47, 48
 _LOADING, _NOT_AVAILABLE, _CONCURRENT, _NOT_ATTEMPTED, _FENCED, _ABORTABLE = 14, 15, 51, 55, 90, 120
+_LATE = {_NOT_LEADER, _CONCURRENT}
 RETRIABLE = {_NOT_LEADER, _STORAGE, _LOADING, _NOT_AVAILABLE, _CONCURRENT}
 #: The client can't go on in this transaction, but in the next.
 _ABORT = {_UNKNOWN_TOPIC, _NOT_ATTEMPTED, _ABORTABLE, _OUT_OF_ORDER}
@@ -69,6 +71,7 @@ class Producing(Actor):
 
     transactional_id: str | None = None
     produce_version = 9
+    acks = -1
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
@@ -87,6 +90,8 @@ class Producing(Actor):
         values = [history.send(name, place, self.session_name, transaction, is_zombie=is_zombie) for name in names]
         sequence = session.sequences.get(place, 0)
         session.sequences[place] = (sequence + len(names)) % _SEQUENCES
+        if session.producer_id < 0:
+            sequence = -1
         data = batch(
             names,
             producer_id=session.producer_id,
@@ -127,11 +132,11 @@ class Producing(Actor):
             topics.setdefault(piece.place[0], []).append({"index": piece.place[1], "records": piece.data})
         tree = {
             "transactional_id": self.transactional_id,
-            "acks": -1,
+            "acks": self.acks,
             "timeout": 30_000,
             "topic_data": [{"name": topic, "partition_data": parts} for topic, parts in topics.items()],
         }
-        return Ask(LEADER, "produce", self.produce_version, tree)
+        return Ask(LEADER, "produce", self.produce_version, tree, is_answered=self.acks != 0)
 
     def _answered(self, pieces: list[Piece], reply: Any, *, is_first: bool) -> list[Piece]:
         """What of a request must be sent again."""
@@ -140,14 +145,21 @@ class Producing(Actor):
         for piece in pieces:
             answer = answers[piece.place]
             code = int(answer.error_code)
+            self.check_not_shut_out("produce", code)
             if code == 0:
                 self._acknowledged(piece, answer.base_offset)
+                self.is_written()
             elif code in RETRIABLE or (code == _OUT_OF_ORDER and not is_first):
                 left.append(piece)
             else:
                 self.note("{} from {} was refused: {}", piece.values[0].name, piece.sequence, code)
                 self.refused(piece, code)
         return left
+
+    def check_not_shut_out(self, api: str, code: int) -> None:
+        """A client that speaks by its newest connection is never told that it is late (rule D4)."""
+        if code in _LATE:
+            raise Violation("shut out", f"{self.name} was told {code} for {api} by the newest connection that it has")
 
     def _acknowledged(self, piece: Piece, base_offset: int) -> None:
         for delta, value in enumerate(piece.values):
@@ -156,6 +168,9 @@ class Producing(Actor):
                     "twice", f"{value.name!r} was acknowledged at {value.offset}, then at {base_offset + delta}"
                 )
             value.offset = base_offset + delta
+
+    def is_written(self) -> None:
+        """A batch was acknowledged."""
 
     def refused(self, piece: Piece, code: int) -> None:
         """A batch got an error that a repetition does not cure. May raise."""
@@ -169,6 +184,7 @@ class PlainProducer(Producing):
         super().__init__(world, name)
         self.places = places
         self.produce_version = self.random.choice((3, 5, 7, 8, 9, 11, 12))
+        self.acks = self.random.choice((-1, -1, 1))
         self._count = 0
 
     def run(self) -> Steps:
@@ -214,6 +230,25 @@ class PlainProducer(Producing):
         )
 
 
+class Forgetful(Producing):
+    """acks=0 without idempotence: never told anything, never repeats; at most once (rule P9)."""
+
+    acks = 0
+
+    def __init__(self, world: World, name: str, places: Sequence[Place]) -> None:
+        super().__init__(world, name)
+        self.places = places
+        self.produce_version = self.random.choice((3, 7, 9, 12))
+
+    def run(self) -> Steps:
+        while not self.world.is_ending:
+            #: Nothing is said of the order of two of its batches: the second may go by a new connection.
+            self.sessions += 1
+            place = self.random.choice(self.places)
+            yield [self._produce([self.piece(place, [b"%s:%d" % (self.name.encode(), self.sessions)], None)])]
+            yield from self.rest(2 * self.world.pace_us)
+
+
 class Transactional(Producing):
     """A transactional producer. Subclasses say what is in a transaction.
 
@@ -221,6 +256,8 @@ class Transactional(Producing):
     """
 
     transactional_id: str
+    #: Whether its transactions move offsets.
+    has_offsets = False
 
     def __init__(self, world: World, name: str, transactional_id: str, *, is_tv2: bool) -> None:
         super().__init__(world, name)
@@ -229,6 +266,13 @@ class Transactional(Producing):
         self.transaction_timeout_ms = random.choice((300, 1_000, 3_000, 10_000))
         self.patience = random.choice((2, 5, 20))
         self.share_aborted = random.choice((0.0, 0.1, 0.5))
+        #: It goes on with its epoch though a batch that it has given up may still be under way, as some old clients do.
+        self.is_careless = False
+        self.transactions_begun = 0
+        #: How often it adds its first partition alone.
+        self.share_split = 0.5
+        self.reason: Reason | None = None
+        self._open_since_us = -1
         if is_tv2:
             self.produce_version, self.init_version, self.add_version = 12, random.choice((4, 5)), -1
             self.offsets_version, self.end_version, self.group_version = 5, 5, -1
@@ -248,6 +292,7 @@ class Transactional(Producing):
                     if not (yield from self._one()):
                         yield from self.rest(self.world.pace_us)
             except Fenced:
+                self._check_reason()
                 if is_going_on or self.init_version < 3:
                     self.note("is fenced and stops")
                     return
@@ -257,6 +302,13 @@ class Transactional(Producing):
                 if self.events.chance(0.3):
                     return
                 yield from self.rest(50 * MS_US)
+
+    @property
+    def apis(self) -> list[str]:
+        """What it asks in a transaction."""
+        adds = [] if self.is_tv2 else ["add_partitions_to_txn"]
+        offsets = ["txn_offset_commit", *([] if self.is_tv2 else ["add_offsets_to_txn"])] if self.has_offsets else []
+        return ["produce", "end_txn", *adds, *offsets]
 
     # -- for subclasses -----------------------------------------------------------------------------------------------
 
@@ -282,7 +334,9 @@ class Transactional(Producing):
         if self.init_version >= 3:
             session = self.session if is_going_on else Session()
             caller = {"producer_id": session.producer_id, "producer_epoch": session.epoch}
+        is_rivalled = False
         while True:
+            self.world.reasons.asks(self.transactional_id, self)
             reply = yield from self.call(
                 COORDINATOR,
                 "init_producer_id",
@@ -292,21 +346,29 @@ class Transactional(Producing):
                 **caller,
             )
             code = -1 if reply is None else int(reply.error_code)
+            self.check_not_shut_out("init_producer_id", code)
             if code == 0:
                 break
+            if reply is None and not self.has_given_up(COORDINATOR):
+                # It may still arrive, after a repetition, and then it is another instance to the broker (FINDINGS.md).
+                is_rivalled = True
             if reply is not None and code not in RETRIABLE:
                 raise Fenced
             yield from self.rest(50 * MS_US)
         self.sessions += 1
         self.session = Session(reply.producer_id, reply.producer_epoch)
         self.note("has session {}, {}", reply.producer_id, reply.producer_epoch)
+        self.reason = self.world.reasons.given(self.transactional_id, self, is_rivalled=is_rivalled)
         self.world.history.given(self.transactional_id, reply.producer_id, reply.producer_epoch)
+        self._closes()
 
     # -- one transaction ----------------------------------------------------------------------------------------------
 
     def _one(self) -> Steps:
         """One transaction; False if there was nothing to do."""
         transaction = self.world.history.begin(self.transactional_id)
+        self.transactions_begun += 1
+        self._is_registered = False
         planned = yield from self.next(transaction)
         if planned is None:
             return False
@@ -322,7 +384,7 @@ class Transactional(Producing):
             yield from self._end(transaction, commit=commit)
         finally:
             self.ended(transaction)
-        if unresolved and not self.is_tv2:
+        if unresolved and not self.is_tv2 and not self.is_careless:
             # A batch may still be under way: only a bumped epoch keeps it out of the next transaction.
             if self.init_version < 3:
                 raise Fatal
@@ -330,29 +392,73 @@ class Transactional(Producing):
             self.began()
         return True
 
+    def _opens(self) -> None:
+        """What is asked now may open a transaction."""
+        if self._open_since_us < 0:
+            self._open_since_us = self.events.now_us
+            self.world.history.opened(self.transactional_id)
+
+    def _closes(self) -> None:
+        """What it has opened is over."""
+        self._open_since_us = -1
+        if not self.is_fenced():
+            self.world.history.closed(self.transactional_id, self.events.now_us)
+
+    def _check_reason(self) -> None:
+        """Nobody is fenced but by another instance, an operator, the machine, or time (rules D4, D8, T7)."""
+        if self.reason is None or self.reason.is_there():
+            return
+        open_us = self.events.now_us - self._open_since_us if self._open_since_us >= 0 else 0
+        if open_us < self.transaction_timeout_ms * MS_US * 8 // 10:
+            raise Violation("fenced", f"{self.name} can't go on, and nobody has done it; open for {open_us} us")
+
+    def is_answered(self, api: str) -> None:
+        """Something of a transaction is done."""
+        self._is_registered = True
+        if self.late is not None:
+            self.late.is_answered(api)
+
     def _write_all(self, transaction: Transaction, values: dict[Place, list[bytes]]) -> Steps:
         places = list(values)
+        self._opens()
         if not self.is_tv2:
-            for some in (places[:1], places[1:]) if self.events.chance(0.5) else (places,):
+            for some in (places[:1], places[1:]) if self.events.chance(self.share_split) else (places,):
                 if some:
                     yield from self._add(some)
-        pieces: list[Piece] = []
+        if self.is_careless:
+            for piece in self._pieces(transaction, values):
+                yield from self.write([[piece]])
+        elif requests := self._requests_of(self._pieces(transaction, values)):
+            yield from self.write(requests)
+
+    def _pieces(self, transaction: Transaction, values: dict[Place, list[bytes]]) -> Iterator[Piece]:
+        """One after the other, as they are sent: each takes its sequence numbers."""
         for place, names in values.items():
             at = 0
             while at < len(names):
                 count = self.random.randint(1, 4)
-                pieces.append(self.piece(place, names[at : at + count], transaction))
+                yield self.piece(place, names[at : at + count], transaction)
                 at += count
+
+    def _requests_of(self, pieces: Iterable[Piece]) -> list[list[Piece]]:
+        """Some requests have batches of several partitions."""
         requests: list[list[Piece]] = []
         for piece in pieces:
             if requests and piece.place not in {each.place for each in requests[-1]} and self.events.chance(0.5):
                 requests[-1].append(piece)
             else:
                 requests.append([piece])
-        if requests:
-            yield from self.write(requests)
+        return requests
+
+    def is_written(self) -> None:
+        self.is_answered("produce")
 
     def refused(self, piece: Piece, code: int) -> None:
+        if code == _OUT_OF_ORDER and self.is_careless:
+            raise Fatal
+        if code == _INVALID_STATE and piece.place[0] in self.world.history.mortal:
+            # The topic was made anew: it is another one, and not part of the transaction.
+            raise Fatal
         self._judge(code)
 
     def _judge(self, code: int) -> None:
@@ -361,6 +467,8 @@ class Transactional(Producing):
             raise Fenced
         if code in _ABORT:
             raise Abortable(is_unresolved=True)
+        self.note("can't go on: {}", code)
+        self._check_reason()
         raise Fatal
 
     def _persist(self, ask: Ask, codes: Any) -> Steps:
@@ -370,9 +478,12 @@ class Transactional(Producing):
             reply = (yield [ask])[0]
             if reply is not None:
                 found = set(codes(reply)) - {0}
+                for code in found:
+                    self.check_not_shut_out(ask.api, code)
                 if not found:
                     if was_fenced:
                         raise Violation("zombie served", f"{self.name} was fenced, and {ask.api} succeeded")
+                    self.is_answered(ask.api)
                     return
                 bad = found - RETRIABLE - {_NOT_ATTEMPTED}
                 if bad:
@@ -412,12 +523,16 @@ class Transactional(Producing):
             partition = {"partition_index": index, "committed_offset": offset}
             tree = {**self._who(), "group_id": group, "topics": [{"name": topic, "partitions": [partition]}]}
             if self.offsets_version >= 3:
-                tree["generation_id"] = -1
+                tree |= self.who_commits()
             yield from self._persist(
                 Ask("offsets", "txn_offset_commit", self.offsets_version, tree),
                 lambda reply: [int(part.error_code) for topic in reply.topics for part in topic.partitions],
             )
             transaction.offsets[group, topic, index] = offset
+
+    def who_commits(self) -> dict[str, Any]:
+        """Member and generation of a TxnOffsetCommit (rule O2)."""
+        return {"generation_id": -1}
 
     def _end(self, transaction: Transaction, *, commit: bool) -> Steps:
         """EndTxn until it is answered (rules T5, T6)."""
@@ -429,6 +544,7 @@ class Transactional(Producing):
             was_fenced = self.is_fenced()
             reply = (yield [ask])[0]
             code = -1 if reply is None else int(reply.error_code)
+            self.check_not_shut_out("end_txn", code)
             if code == 0:
                 if was_fenced:
                     raise Violation("zombie served", f"{self.name} was fenced, and EndTxn succeeded")
@@ -438,6 +554,9 @@ class Transactional(Producing):
                 self.note("EndTxn was refused: {}", code)
                 if not is_any_lost:
                     transaction.fate = Fate.ABORTED
+                if code == _INVALID_STATE and not (commit or self._is_registered):
+                    # The broker knows nothing of this transaction: what it is asked to abort is the one before.
+                    raise Fatal
                 self._judge(code)
             is_any_lost = is_any_lost or reply is None
             yield from self.rest(min(tried + 1, 10) * 20 * MS_US)
@@ -445,12 +564,14 @@ class Transactional(Producing):
 
     def _take_end(self, transaction: Transaction, reply: Any, *, commit: bool) -> None:
         transaction.fate = Fate.COMMITTED if commit else Fate.ABORTED
+        self._closes()
         self.note("transaction {} is {}", transaction.number, transaction.fate.value)
         if commit:
             self.world.committed(transaction)
         if self.is_tv2:
             self.session = Session(reply.producer_id, reply.producer_epoch)
             self.world.history.given(self.transactional_id, reply.producer_id, reply.producer_epoch)
+        self.is_answered("end_txn")
 
 
 class Writer(Transactional):
@@ -463,8 +584,15 @@ class Writer(Transactional):
         self.places = places
         self._count = 0
 
+    def be_careless(self) -> None:
+        """Give up at the first lost answer, abort, and go on with the same epoch."""
+        self.is_careless, self.patience, self.share_split = True, 1, 0.0
+        # The fewer its partitions, the likelier a late batch finds its own in the next transaction.
+        self.places = self.random.sample(self.places, min(3, len(self.places)))
+
     def next(self, transaction: Transaction) -> Steps:
-        places = self.random.sample(self.places, self.random.randint(1, min(4, len(self.places))))
+        count = self.random.randint(1, min(4, len(self.places)))
+        places = self.random.sample(self.places, len(self.places) if self.is_careless else count)
         values = {}
         for place in places:
             first = self._count

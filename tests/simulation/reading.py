@@ -182,6 +182,8 @@ class Consumer(Reading):
 class Copier(Transactional, Reading):
     """Consume, process, produce: copies a partition, with its group's offset in each transaction."""
 
+    has_offsets = True
+
     def __init__(
         self, world: World, name: str, group: str, source: Place, targets: Sequence[Place], *, is_tv2: bool
     ) -> None:
@@ -217,9 +219,9 @@ class Copier(Transactional, Reading):
         taken = self.take(reply, before, wanted)[self.source]
         assert taken.code == 0, f"{self.name} can't read {wanted}: {taken.code}"
         part = parts_of(reply)[self.source]
-        self._is_at_end = was_quiet and taken.after == part.high_watermark
         seen, after = taken.seen, taken.after
         if not seen and after == self._position:
+            self._is_at_end = was_quiet and after == part.high_watermark
             return None
         count = self.random.randint(1, 8)
         if len(seen) > count:

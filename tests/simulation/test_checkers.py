@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.simulation.checkers import Bounds, FinalLog, Floors, Violation, Written, check_everything, final_log
+from tests.simulation.checkers import (
+    Bounds,
+    FinalLog,
+    Floors,
+    Violation,
+    Written,
+    check_everything,
+    check_nothing_left,
+    final_log,
+)
 from tests.simulation.history import Copying, Fate, History, Place
 from tests.support.batches import batch, batches
 
@@ -143,6 +152,23 @@ def test_what_is_planted_is_found(plant: Callable[[Scene], None]) -> None:
     scene = Scene()
     plant(scene)
     assert PLANTED[plant] in scene.found()
+
+
+def test_who_has_come_to_its_end_has_left_nothing() -> None:
+    scene = Scene()
+    found = check_nothing_left(scene.history, scene.logs, scene.offsets)
+    assert [one.kind for one in found] == ["left behind"]
+    assert check_nothing_left(scene.history, scene.logs, {("group", IN): 2}) == []
+
+
+def test_a_producer_is_idle_when_what_it_has_opened_is_over() -> None:
+    history = History()
+    assert not history.is_idle("x", 5)
+    history.opened("x")
+    assert not history.is_idle("x", 5)
+    history.closed("x", 4)
+    assert history.is_idle("x", 5)
+    assert not history.is_idle("x", 3)
 
 
 def test_what_was_shown_may_not_go_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.simulation.frames import encode
@@ -42,6 +43,30 @@ TREES: list[tuple[str, dict[str, Any], range]] = [
         range(4, 13),
     ),
     ("offset_fetch", {"group_id": "g", "topics": [{"name": "t", "partition_indexes": [0]}]}, range(5, 8)),
+    (
+        "join_group",
+        {
+            "group_id": "g",
+            "session_timeout": 300,
+            "rebalance_timeout": 2_000,
+            "member_id": "m",
+            "group_instance_id": "i",
+            "protocol_type": "consumer",
+            "protocols": [{"name": "spread", "metadata": b"12"}],
+        },
+        range(5, 10),
+    ),
+    (
+        "consumer_group_heartbeat",
+        {
+            "group_id": "g",
+            "member_id": "m",
+            "member_epoch": 3,
+            "rebalance_timeout": -1,
+            "topic_partitions": [{"topic_id": UUID(int=7), "partitions": [1]}],
+        },
+        range(1, 2),
+    ),
 ]
 
 

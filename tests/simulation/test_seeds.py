@@ -7,8 +7,8 @@ from tests.simulation.__main__ import kept_seeds, run_seed
 from tests.simulation.world import World
 
 #: Enough for each kind of fault and client to be there often.
-SEEDS = range(1, 25)
-STEPS = 6_000
+SEEDS = range(1, 21)
+STEPS = 4_000
 
 
 @pytest.mark.parametrize("seed", SEEDS)

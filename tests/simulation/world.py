@@ -11,18 +11,43 @@ from typing import Any
 
 from tests.simulation.admins import Admin
 from tests.simulation.aged import age
-from tests.simulation.checkers import Bounds, FinalLog, Floors, Violation, check_everything, final_log
+from tests.simulation.ambushes import LateRequest, Replaced
+from tests.simulation.checkers import (
+    Bounds,
+    FinalLog,
+    Floors,
+    Violation,
+    check_everything,
+    check_nothing_left,
+    final_log,
+)
 from tests.simulation.client import ADMIN, Actor, Steps
+from tests.simulation.disk import FileDisk
 from tests.simulation.events import MS_US, SECOND_US, Events
 from tests.simulation.history import Fate, History, Place, Transaction
 from tests.simulation.host import Host
-from tests.simulation.producers import PlainProducer, Transactional, Writer
+from tests.simulation.members import GROUP, TARGET, Member, ModernMember
+from tests.simulation.producers import Forgetful, PlainProducer, Transactional, Writer
 from tests.simulation.reading import UNKNOWN_TOPIC, Consumer, Copier, fetch, parts_of, shown_of
+from tests.simulation.reasons import Reasons
+from tests.simulation.threads import installed
 from tests.support.batches import batches
 
 STEPS = 12_000
+#: Requests after which the broker may be struck down.
+_MOMENTS = (
+    "produce",
+    "produce",
+    "end_txn",
+    "txn_offset_commit",
+    "init_producer_id",
+    "add_partitions_to_txn",
+    "join_group",
+)
 #: Simulated time in which a healed world must come to its end.
 _END_US = 400 * SECOND_US
+#: Longer than any transaction may be open.
+_TIMEOUT_US = 12 * SECOND_US
 
 
 class World:
@@ -37,19 +62,48 @@ class World:
         self.share_rare = random.choice((0.0, 0.1, 0.4))
         self.fault_us = random.choice((20, 20, 60, 60, 200, 200, 1_000, 10**9)) * MS_US
         self.is_ending = False
-        configs = {"flush.interval.ms": str(random.choice((1, 10, 100))), "log.retention.check.interval.ms": "400"}
         self.retention_ms = random.choice((-1, -1, 1_000))
-        self.host = Host(self.events, configs)
+        self.disk = FileDisk(self.events)
+        self.host = Host(self.events, self._draw_configs(), self.disk)
+        self.reasons = Reasons(self.host)
+        self._member_kind = random.choice((None, Member, ModernMember))
+        self._hold_us = random.choice((30, 100, 1_000)) * MS_US
         self._faults = self._draw_faults()
         self.topics = self._draw_topics()
         self.actors: list[Actor] = []
-        self._count = self.requests = self.zombies = 0
+        self._count = self.requests = self.zombies = self.late = 0
         self._is_tv2 = random.choice((lambda: True, lambda: False, lambda: self.events.chance(0.5)))
+        self.timeouts_ms: tuple[int, ...] = (60, 200, 1_000)
+        self._is_about_late_requests = random.random() < 0.3
+        if self._is_about_late_requests:
+            self._be_about_late_requests()
         self.logs: dict[Place, FinalLog] = {}
+
+    def _be_about_late_requests(self) -> None:
+        """Old clients, impatient and quick, and hardly any other fault: as many requests as may be are late (rule D4)."""
+        self._is_tv2 = lambda: False
+        self.fault_us, self._hold_us, self.pace_us = 5 * SECOND_US, 2 * MS_US, MS_US
+        self.timeouts_ms = (8,)
+        self.disk.sync_us, self.disk.share_slow = 100, 0.0
+        self.host.network.share_cut = self.host.network.share_held = 0.0
+        self.host.network.delay_us = 300
+
+    def _draw_configs(self) -> dict[str, str]:
+        return {
+            "flush.interval.ms": str(self.random.choice((1, 10, 100))),
+            "log.retention.check.interval.ms": "400",
+            "group.min.session.timeout.ms": "100",
+            "group.initial.rebalance.delay.ms": str(self.random.choice((0, 50))),
+            "group.consumer.min.session.timeout.ms": "100",
+            "group.consumer.min.heartbeat.interval.ms": "10",
+            "group.consumer.session.timeout.ms": str(self.random.choice((300, 1_000, 6_000))),
+            "group.consumer.heartbeat.interval.ms": "50",
+        }
 
     def _draw_topics(self) -> dict[str, int]:
         random = self.random
-        topics = {name: random.randint(1, 3) for name in ("in", "mid", "out", "plain")}
+        names = ("in", "mid", "out", "plain", *((TARGET,) if self._member_kind else ()))
+        topics = {name: random.randint(1, 3) for name in names}
         if self.share_rare:
             topics["mortal"] = random.randint(1, 2)
             self.history.mortal.add("mortal")
@@ -63,10 +117,16 @@ class World:
 
     def run(self) -> None:
         """Everything. Raises Violation, or what the broker raised."""
+        with installed(self.disk.numbers):
+            self.host.start()
+            self._run()
+
+    def _run(self) -> None:
         setup = Admin(self, "setup")
         self._do(setup, setup.create_topics(self.topics))
         self._populate()
         self.events.at(self.fault_us, self._fault)
+        self.events.at(self._hold_us, self._hold)
         self.events.at(100 * MS_US, self._look_after)
         while self.events.steps < self.steps_wanted:
             self._step()
@@ -96,32 +156,49 @@ class World:
         random, mortal = self.random, self.places(*self.history.mortal) if self.history.mortal else []
         for _ in range(random.randint(1, 3)):
             places = [*self.places("in", "plain"), *mortal] if random.random() < 0.5 else self.places("in")
-            self._add(PlainProducer(self, self._name("plain"), [place for place in places if place not in mortal]))
-        for number in range(random.randint(0, 3)):
-            self._add(self._writer(f"write-{number}"))
+            self.add(PlainProducer(self, self._name("plain"), [place for place in places if place not in mortal]))
+        for number in range(random.randint(2 * self._is_about_late_requests, 3)):
+            self.add(self._writer(f"write-{number}"))
         for index in range(self.topics["in"]):
-            self._add(self._copier(f"copy-first{index}"))
+            self.add(self._copier(f"copy-first{index}"))
         if random.random() < 0.5:
             for index in range(self.topics["mid"]):
-                self._add(self._copier(f"copy-second{index}"))
+                self.add(self._copier(f"copy-second{index}"))
+        if random.random() < 0.3:
+            self.add(Forgetful(self, self._name("forgetful"), self.places("plain")))
+        if self._member_kind is not None:
+            for number in range(random.randint(1, 3)):
+                self.add(self._member(f"{GROUP}-{number}"))
         for number in range(random.randint(1, 4)):
             places = self.places()
             chosen = random.sample(places, random.randint(1, len(places)))
-            self._add(Consumer(self, self._name("read"), chosen, is_committed=number % 3 != 2))
-        self._add(Admin(self, self._name("admin")))
+            self.add(Consumer(self, self._name("read"), chosen, is_committed=number % 3 != 2))
+        self.add(Admin(self, self._name("admin")))
         age(self)
 
     def _name(self, kind: str) -> str:
         self._count += 1
         return f"{kind}-{self._count}"
 
-    def _add(self, actor: Actor) -> None:
+    def add(self, actor: Actor) -> None:
+        """Somebody begins to act."""
+        if self._is_about_late_requests and isinstance(actor, Transactional) and self.events.chance(0.3):
+            actor.late = LateRequest(actor, "init_producer_id")
         self.actors.append(actor)
         actor.begin()
 
     def _writer(self, transactional_id: str) -> Writer:
         places = self.places("in", "plain", *self.history.mortal)
-        return Writer(self, self._name("writer"), transactional_id, places, is_tv2=self._is_tv2())
+        writer = Writer(self, self._name("writer"), transactional_id, places, is_tv2=self._is_tv2())
+        if not (writer.is_tv2 or self.host.network.share_cut) and self.random.random() < 0.7:
+            # Where the network cuts, a batch that was given up may come before the end of its connection (FINDINGS.md).
+            writer.be_careless()
+        return writer
+
+    def _member(self, transactional_id: str) -> Member:
+        assert self._member_kind is not None
+        name = self._name(transactional_id)
+        return self._member_kind(self, name, transactional_id, self.places(TARGET), is_tv2=self._is_tv2())
 
     def _copier(self, transactional_id: str) -> Copier:
         group = transactional_id.removeprefix("copy-")
@@ -142,18 +219,28 @@ class World:
     def _draw_faults(self) -> dict[Callable[[], object], int]:
         """What may happen, and how often: another mixture for each seed."""
         host, random = self.host, self.random
+        disk = self.disk
         faults: tuple[Callable[[], object], ...] = (
             host.kill,
             host.crash,
             host.close,
-            lambda: host.fail(random.choice(("flush", "sync"))),
+            disk.fail,
+            disk.fill,
+            lambda: disk.strike(is_power_lost=False),
+            lambda: disk.strike(is_power_lost=self.disk.is_durable),
+            lambda: host.wait_for(
+                random.choice(_MOMENTS), is_power_lost=self.disk.is_durable and self.events.chance(0.5)
+            ),
             lambda: host.pause(self.events.about(300 * MS_US)),
+            lambda: host.sleep(self.events.about(2 * SECOND_US)),
+            lambda: host.jump(random.choice((-1, 1)) * self.events.about(random.choice((1, 100)) * SECOND_US)),
             self._double,
+            self._replace,
             self._kill_client,
             self._freeze_client,
-            self._settle,
         )
-        return {fault: random.choice((0, 1, 1, 5)) for fault in faults} | {self._settle: 1}
+        drawn = {fault: random.choice((0, 0, 1, 1, 5)) for fault in faults}
+        return drawn | {self._settle: 1}
 
     def _settle(self) -> None:
         if self.host.server is not None:
@@ -170,11 +257,35 @@ class World:
             if self.events.chance(0.5):
                 old.freeze(self.events.about(SECOND_US))
             self.zombies += 1
-            self._add(self._again(old.transactional_id))
+            self.add(self.again(old.transactional_id))
 
-    def _again(self, transactional_id: str) -> Transactional:
-        make = self._copier if transactional_id.startswith("copy-") else self._writer
-        return make(transactional_id)
+    def again(self, transactional_id: str) -> Transactional:
+        """A new instance."""
+        kinds = {"copy": self._copier, "write": self._writer, GROUP: self._member}
+        return kinds[transactional_id.partition("-")[0]](transactional_id)
+
+    def _hold(self) -> None:
+        """A request of somebody will be late (rule D4)."""
+        if self.is_ending:
+            return
+        self.events.at(self.events.about(self._hold_us), self._hold)
+        actors = [actor for actor in self._transactional() if actor.late is None]
+        if self.events.chance(0.8):
+            actors = [actor for actor in actors if not actor.is_tv2] or actors
+        if self.events.chance(0.5):
+            actors = [actor for actor in actors if actor.is_careless] or actors
+        if actors:
+            victim = self.random.choice(actors)
+            victim.late = LateRequest(victim)
+            self.late += 1
+
+    def _replace(self) -> None:
+        """Another instance begins while a request of the old one is under way."""
+        actors = [actor for actor in self._transactional() if actor.late is None or actor.late.is_idle]
+        if actors:
+            victim = self.random.choice(actors)
+            victim.late = Replaced(victim)
+            self.zombies += 1
 
     def _kill_client(self) -> None:
         actors = self._transactional()
@@ -192,10 +303,11 @@ class World:
         for transactional_id in known:
             is_needed = not self.is_ending or not self._is_finished(transactional_id)
             if transactional_id not in live and is_needed:
-                self._add(self._again(transactional_id))
+                self.add(self.again(transactional_id))
         self.actors = [
             actor for actor in self.actors if not actor.is_dead and not (actor.is_done and not _is_witness(actor))
         ]
+        self.host.examine()
         self.events.at(self.events.about(300 * MS_US), self._look_after)
 
     def _is_finished(self, transactional_id: str) -> bool:
@@ -221,9 +333,10 @@ class World:
             "kills": host.kills,
             "machine crashes": host.crashes,
             "failed syncs and writes": host.failures,
-            "torn entries": host.disk.torn,
-            "entries lost": host.disk.lost,
-            "checkpoints": host.disk.checkpoints,
+            "checkpoints": self.disk.tree.counts["checkpoint"],
+            "segment files": self.disk.tree.counts["segment"],
+            "requests held": self.late,
+            "clock jumps": host.jumps,
             "connections cut": network.cut,
             "messages held": network.held,
         }
@@ -284,14 +397,16 @@ class World:
         self.is_ending = True
         self.events.note("world", "is healed")
         self.host.network.heal()
+        self.disk.calm()
         self.pace_us = 50 * MS_US
         self._until(lambda: self.host.server is not None, "the broker")
-        if self.host.storage._fails_at is not None:
-            self.host.storage._fails_at = None
         self._until(self._is_all_done, "the clients")
         for actor in self.actors:
             if not (actor.is_done or actor.is_dead):
                 actor.kill()
+        # Whoever could not go on may have left a transaction open: it times out.
+        over_us = self.events.now_us + _TIMEOUT_US
+        self._until(lambda: self.events.now_us >= over_us, "the last timeouts")
 
     def _is_all_done(self) -> bool:
         firsts = {one.transactional_id for one in self.actors if isinstance(one, Transactional)}
@@ -303,6 +418,7 @@ class World:
         auditor = Auditor(self, "auditor")
         self._do(auditor, auditor.read_all())
         found = check_everything(self.history, self.floors, self.logs, auditor.offsets)
+        found += check_nothing_left(self.history, self.logs, auditor.offsets)
         if found:
             raise found[0]
         self.host.close()

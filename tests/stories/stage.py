@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.client import ADMIN, Actor, Ask, Link
+from tests.simulation.disk import StoryDisk
 from tests.simulation.events import MS_US, SECOND_US, Events
 from tests.simulation.host import Host
 from tests.support.messages import error_codes
@@ -36,20 +37,19 @@ class Stage:
 
     def __init__(self) -> None:
         self.events = Events(0)
-        self.host = Host(self.events, {})
+        self.disk = StoryDisk()
+        self.host = Host(self.events, {}, self.disk)
+        self.host.start()
         self.requests = 0
         self.replies: list[tuple[str, Any]] = []
         self._person = _Person(self)
         self._links: dict[int, Link] = {}
         self._make_calm()
-        self.host.disk.sync_us = 0
         self.pass_time(0)
 
     def _make_calm(self) -> None:
-        network, disk = self.host.network, self.host.disk
+        network = self.host.network
         network.delay_us, network.share_held, network.share_cut, network.share_split = 1, 0.0, 0.0, 0.0
-        disk.share_slow = 0.0
-        disk.plan_delay_us = lambda: disk.sync_us  # type: ignore[method-assign]
 
     def pass_time(self, time_us: int) -> None:
         """Let time pass, and all that falls due happen."""
@@ -87,7 +87,7 @@ class Stage:
 
     def leave(self, number: int) -> None:
         """The client closes a connection; the broker has not read that yet (rule D4)."""
-        self._link(number)._pipe.is_end_arrived = True
+        self._link(number).pipe.is_end_arrived = True
 
     # -- the broker ---------------------------------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class Stage:
         host = self.host
         host._die(is_silent=False)
         if how == "crash":
-            host.disk.crash(keep=0)
+            self.disk.crash(keep=0)
         self._links.clear()
         host.start()
         self.pass_time(0)

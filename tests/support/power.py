@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -99,18 +99,8 @@ class Recorder:
         return [path for path in self.folder.rglob("*") if path.is_file()]
 
     def _names_left(self, folder: Path, chance: random.Random) -> dict[str, int]:
-        """Each change of names since the last sync happened or did not; what was replaced is there, or what replaced it."""
-        safe = self._names.get(folder, {})
         now = {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_file()}
-        kept: dict[str, int] = {}
-        for inode in {*safe.values(), *now.values()}:
-            is_new = chance.random() < 0.5
-            for name, other in (now if is_new else safe).items():
-                if other == inode and (is_new or name not in kept):
-                    kept[name] = inode
-        for name in safe.keys() & now.keys():
-            kept.setdefault(name, safe[name])
-        return kept
+        return names_left(self._names.get(folder, {}), now, chance)
 
     @staticmethod
     def _left(safe: bytes, now: bytes | None, chance: random.Random) -> bytes:
@@ -123,6 +113,25 @@ class Recorder:
                 piece = now[at : min(at + BLOCK_BYTES, size)]
                 blocks[at : at + len(piece)] = piece
         return bytes(blocks)
+
+
+Named = TypeVar("Named")
+
+
+def names_left(safe: dict[str, Named], now: dict[str, Named], chance: random.Random) -> dict[str, Named]:
+    """What is left of a folder: files by their names, those that are safe and those that there are.
+
+    Each change of names since the last sync happened or did not; what was replaced is there, or what replaced it.
+    """
+    kept: dict[str, Named] = {}
+    for file in dict.fromkeys((*safe.values(), *now.values())):
+        is_new = chance.random() < 0.5
+        for name, other in (now if is_new else safe).items():
+            if other == file and (is_new or name not in kept):
+                kept[name] = file
+    for name in sorted(safe.keys() & now.keys()):
+        kept.setdefault(name, safe[name])
+    return kept
 
 
 def restored(image: Image, folder: Path) -> Path:
