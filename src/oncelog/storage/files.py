@@ -175,12 +175,27 @@ class FileStorage(Reading):
             self._settled = place_from.position
             self._journal.clean(place_from.generation, needed)
             self._journal.cut(reader.generation, reader.offset)
-            self._journal.sync()
+            self._make_safe()
             self._folder.keep_format()
         except OSError as error:
             raise StorageError(
                 f"The journal in {self._folder.journal} can't be read: {error.strerror or error}."
             ) from error
+
+    def _make_safe(self) -> None:
+        """What was found is on disk, or is put there: files, and the names in all folders.
+
+        After a sync that failed, what it was to write is in the page cache and counts as written: no later sync writes it.
+        """
+        if not self._folder.is_boot_kept():
+            self._journal.write_again()
+        try:
+            self._journal.sync()
+            sync_folder(self._folder.segments)
+            sync_folder(self._folder.path)
+        except OSError as error:
+            self._forget_boot(error)
+            raise
 
     def start(
         self,
@@ -307,11 +322,15 @@ class FileStorage(Reading):
         if self._notify is not None:
             self._notify.synced(position)
 
-    def _failed(self, failure: StorageError) -> None:
+    def _forget_boot(self, failure: BaseException) -> None:
+        """After a sync that has failed: the next start must not count on what was written (rule D2)."""
         try:
             self._folder.forget_boot()
         except OSError as error:
             failure.add_note(f"The boot id could not be removed: {error}")
+
+    def _failed(self, failure: StorageError) -> None:
+        self._forget_boot(failure)
         if self._notify is not None:
             self._notify.failed(failure)
 
@@ -426,6 +445,7 @@ class FileStorage(Reading):
             self._notify.relieved()
 
     def _settle_failed(self, failure: StorageError) -> None:
+        self._forget_boot(failure)
         if self._failure is None:
             self._failure = failure
             if self._notify is not None:

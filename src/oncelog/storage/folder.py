@@ -130,6 +130,10 @@ class Folder:
         except OSError:
             return False
 
+    def is_boot_kept(self) -> bool:
+        """Whether a boot id is there, of whatever boot: not after a sync that has failed. Raises OSError."""
+        return (self.path / _BOOT_FILE).exists()
+
     def keep_boot(self) -> None:
         """Say that the folder is in use in this boot. Raises OSError."""
         write_whole(self.path / _BOOT_FILE, _boot_id())

@@ -29,6 +29,8 @@ _PIECES_MAX: Final = 1_024
 #: A read takes everything between two batches of a log if that is not much more than what it wants.
 _GAP_FACTOR: Final = 3
 _GAP_BYTES: Final = 65_536
+#: What is written again at once.
+_PIECE_BYTES: Final = 1024 * 1024
 #: Files kept for use again.
 _SPARES_MAX: Final = 4
 _TAG_BITS: Final = 63
@@ -212,6 +214,12 @@ class Journal:
             if offset < self.file_bytes:
                 os.posix_fallocate(descriptor, 0, self.file_bytes)
             self._count(generation, os.fstat(descriptor).st_size)
+
+    def write_again(self) -> None:
+        """At the start: give the system everything once more, so that the next sync does write it."""
+        for generation, descriptor in self._files.items():
+            for at in range(0, self._sizes[generation], _PIECE_BYTES):
+                write_all(descriptor, [os.pread(descriptor, _PIECE_BYTES, at)], at)
 
     def sync(self) -> None:
         """At the start: see that all that was found is on disk. A killed process may have left several files that are not."""
