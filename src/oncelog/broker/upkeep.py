@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _SWEEP: Final = "sweep"
 _COMPACTION: Final = "compaction"
+#: However small log.cleaner.backoff.ms is.
+_COMPACTION_CHECK_MS_MIN: Final = 50
 _LOGS_A_TURN: Final = 20
 
 
@@ -45,7 +47,7 @@ class Upkeep:
         self._broker.lane.commit(decide_start(self._broker.state, now_ms), now_ms)
         settings = self._broker.state.settings
         self._broker.state.alarms.set(now_ms + settings.retention_check_ms, _SWEEP, "")
-        self._broker.state.alarms.set(now_ms + settings.compaction_check_ms, _COMPACTION, "")
+        self._set_compaction_alarm(now_ms)
         self._broker.lane.arm()
 
     def stop(self) -> None:
@@ -91,8 +93,12 @@ class Upkeep:
             self._sweep_on()
 
     def _compaction_due(self, _: str, now_ms: int) -> None:
-        self._broker.state.alarms.set(now_ms + self._broker.state.settings.compaction_check_ms, _COMPACTION, "")
+        self._set_compaction_alarm(now_ms)
         self._compacting.look()
+
+    def _set_compaction_alarm(self, now_ms: int) -> None:
+        state = self._broker.state
+        state.alarms.set(now_ms + max(state.settings.compaction_check_ms, _COMPACTION_CHECK_MS_MIN), _COMPACTION, "")
 
     def _sweep_on(self) -> None:
         """One piece of a sweep, then the loop has its turn."""

@@ -196,7 +196,7 @@ _BROKER: Final = (
     Setting("leader.imbalance.check.interval.seconds", LONG, "300", _NODES, low=1),
     Setting("leader.imbalance.per.broker.percentage", INT, "10", _NODES),
     Setting("listener.security.protocol.map", STRING, "PLAINTEXT:PLAINTEXT", _SECURITY),
-    Setting("log.cleaner.backoff.ms", LONG, "15000", "How often the broker looks for partitions to compact.", low=1,
+    Setting("log.cleaner.backoff.ms", LONG, "15000", "How often the broker looks for partitions to compact.", low=0,
             is_dynamic=True),
     Setting("log.cleaner.dedupe.buffer.size", LONG, "134217728",
             "Bytes of memory for the keys of one compaction, 200 a key; what has more new keys is compacted piece by piece.",

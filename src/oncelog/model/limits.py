@@ -88,7 +88,7 @@ GROUP_OFFSETS_MAX: Final = 100_000
 OFFSET_METADATA_CHARACTERS_MAX: Final = 4_096
 #: Elements of all arrays of one request together; a Fetch of all partitions that there may be has far fewer.
 ARRAY_ELEMENTS_MAX: Final = 250_000
-#: Records of one batch of a compacted topic: each is looked at when it is produced, some 0.5 µs, and again by compaction.
-COMPACTED_BATCH_RECORDS_MAX: Final = 250_000
+#: Records of one batch of a compacted topic: each is looked at when it is produced, some 2 µs, and again by compaction.
+COMPACTED_BATCH_RECORDS_MAX: Final = 100_000
 #: Bytes of the records of one batch when decompressed, where the broker must look into it (ListOffsets by time).
 RECORDS_BYTES_MAX: Final = 128 * 1024 * 1024
