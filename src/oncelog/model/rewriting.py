@@ -23,7 +23,7 @@ from oncelog.model.limits import COMPACTED_BATCH_RECORDS_MAX
 from oncelog.model.records import XERIAL, decompressed, read_varint
 
 #: Records that are looked at before others get the interpreter: some hundred microseconds.
-_STEP: Final = 128
+_STEP: Final = 64
 _XERIAL_VERSIONS: Final = struct.pack(">ii", 1, 1)
 _XERIAL_BLOCK_BYTES: Final = 32 * 1024
 #: Frame descriptor: version 1, independent blocks (Java's decoder takes no others), at most 64 KiB each, and its check byte.

@@ -39,6 +39,8 @@ from oncelog.storage.writing import Chunk, SegmentWriter
 #: A file ends at the first stretch that allows it once it has so many bytes: what the disk must hold twice.
 _FILE_BYTES: Final = 256 * 1024 * 1024
 _MAPPED_BYTES_MAX: Final = 8 * 1024 * 1024
+#: Nobody waits for it: it rests three times as long as it works.
+_REST: Final = 3.0
 
 
 class Step(Enum):
@@ -234,7 +236,7 @@ class Compactor:
 
     def _carry_out(self, job: Job, number: int) -> None:
         """On the thread."""
-        pace = Pace(lambda: False, lambda: self._is_closing)
+        pace = Pace(lambda: False, lambda: self._is_closing, _REST)
         outcome: tuple[SegmentFile, int] | StorageError = StorageError("Compacting ended by a bug; see the traceback.")
         try:
             outcome = carry_out(self._folder, job, number, pace.breathe)

@@ -94,10 +94,10 @@ def plan_of(index: LogIndex, round_: Round, rolling: Callable[[LogId], Rolling])
 
 
 class Pace:
-    """Lets the settling rest after some work: as long as the work took, or next to nothing if it must hurry."""
+    """Lets the settling rest after some work: ``rest`` times as long as it took, or next to nothing if it must hurry."""
 
-    def __init__(self, is_hurried: Callable[[], bool], is_abandoned: Callable[[], bool]) -> None:
-        self._is_hurried, self._is_abandoned = is_hurried, is_abandoned
+    def __init__(self, is_hurried: Callable[[], bool], is_abandoned: Callable[[], bool], rest: float = 1.0) -> None:
+        self._is_hurried, self._is_abandoned, self._rest = is_hurried, is_abandoned, rest
         self._begun = time.monotonic()
 
     def breathe(self) -> None:
@@ -107,7 +107,9 @@ class Pace:
         worked = time.monotonic() - self._begun
         if worked < _WORK_SECONDS:
             return
-        time.sleep(_REST_SECONDS if self._is_hurried() else min(max(worked, _REST_SECONDS), _REST_SECONDS_MAX))
+        time.sleep(
+            _REST_SECONDS if self._is_hurried() else min(max(worked * self._rest, _REST_SECONDS), _REST_SECONDS_MAX)
+        )
         self._begun = time.monotonic()
 
 
