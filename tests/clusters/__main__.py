@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def play(cluster: KafkaCluster, out: Path, workload: str, seconds: int, seed: in
     command += ["--replication", "3", "--min-insync-replicas", "2"]
     command += ["--on-fault", f"{sys.executable} -m tests.clusters.strike {cluster.folder}"]
     over = threading.Event()
-    striker = threading.Thread(target=_strike_until, args=(cluster.folder, over), daemon=True)
+    striker = threading.Thread(target=_strike, args=(cluster.folder, seconds, over), daemon=True)
     striker.start()
     try:
         ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds + 900)
@@ -49,9 +50,10 @@ def play(cluster: KafkaCluster, out: Path, workload: str, seconds: int, seed: in
     return {**json.loads(ran.stdout), "strikes": Counter(line.split()[0] for line in told)}
 
 
-def _strike_until(folder: Path, over: threading.Event) -> None:
-    """Besides those that come by chance as one fault of many; also while everything is read at the end."""
-    while not over.wait(STRIKE_SECONDS):
+def _strike(folder: Path, seconds: float, over: threading.Event) -> None:
+    """Besides those that come by chance as one fault of many. The last ones meet the end of the run."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not over.wait(STRIKE_SECONDS):
         strike(folder)
 
 

@@ -29,7 +29,7 @@ _GRACE_SECONDS: Final = 10.0
 _LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _EARLIEST: Final[Any] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 FINAL_READ_SECONDS_MAX: Final = 180.0
-PATIENCE_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 120.0
 
 #: Quick to come back after a cut connection. Librdkafka's "rebootstrap" is off: when its only broker was away, it may go on to
 #: use the handle that it has given up, and send_offsets_to_transaction never returns.

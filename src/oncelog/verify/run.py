@@ -52,6 +52,8 @@ PARTITIONS_MIN: Final = 3
 PARTITIONS_MAX: Final = 1000
 SETTLE_SECONDS: Final = 2.0
 OBSERVE_SECONDS: Final = 0.5
+#: How long a cluster is waited for that was struck at the end.
+ANSWER_SECONDS_MAX: Final = 180.0
 
 #: The workers of each workload, and the topics they use (source first).
 ROLES: Final[dict[Workload, tuple[Role, ...]]] = {
@@ -298,20 +300,24 @@ class Run:
                 observer.write(Logged(at=now(), records=records, is_complete=is_complete, **where))
 
     def _wait_for_the_end(self, observer: Observer) -> None:
-        stopped = time.monotonic()
+        """Whoever does not answer may have to begin anew to count the time of a transaction: so do we."""
+        began = quiet = time.monotonic()
         limit = self.options.transaction_timeout_ms / 1000 + STUCK_GRACE_SECONDS
         while True:
-            waited = max(time.monotonic() - stopped, 0.001)
+            waited = max(time.monotonic() - quiet, 0.001)
             try:
                 if observer.look(waited=waited) or waited > limit:
                     observer.look(waited=waited, is_final=True)
                     return
             except KafkaException as failure:
-                if waited > limit and error_of(failure).code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
+                is_pending = error_of(failure).code() == KafkaError.UNSTABLE_OFFSET_COMMIT
+                if is_pending and waited > limit:
                     observer.note_pending_offsets(waited)
                     return
-                if waited > limit:
-                    raise ClusterError(f"the cluster does not answer any more: {words(failure)}") from None
+                if not is_pending:
+                    quiet = time.monotonic()
+                    if quiet - began > limit + ANSWER_SECONDS_MAX:
+                        raise ClusterError(f"the cluster does not answer any more: {words(failure)}") from None
             time.sleep(0.2)
 
 
