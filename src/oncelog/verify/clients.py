@@ -30,6 +30,9 @@ _LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _EARLIEST: Final[Any] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 FINAL_READ_SECONDS_MAX: Final = 180.0
 PATIENCE_SECONDS: Final = 120.0
+#: A handle that fails for so long is replaced; so many handles at most.
+RENEW_SECONDS: Final = 10.0
+HANDLES_MAX: Final = 20
 
 #: Quick to come back after a cut connection. Librdkafka's "rebootstrap" is off: when its only broker was away, it may go on to
 #: use the handle that it has given up, and send_offsets_to_transaction never returns.
@@ -92,6 +95,8 @@ class Cluster:
     def __init__(self, bootstrap: str, client: Mapping[str, str]) -> None:
         self.bootstrap, self._client = bootstrap, client
         self._admin = AdminClient(settings(bootstrap, client))
+        self._old: list[AdminClient] = []
+        self._failing_since: float | None = None
 
     def check_reachable(self, seconds: float = 10.0) -> list[str]:
         """HOST:PORT of every broker, as the cluster names them. ClusterError if none answers."""
@@ -158,13 +163,24 @@ class Cluster:
         try:
             found = {(where.topic, where.partition): _result(made).offset for where, made in answers.items()}
         except KafkaException:
-            # A handle of librdkafka that has missed a change of leaders may give the same error for ever (FENCED_LEADER_EPOCH,
-            # "No leaders found"); a new one asks anew.
-            self._admin = AdminClient(settings(self.bootstrap, self._client))
+            self._note_failure()
             raise
+        self._failing_since = None
         if any(offset < 0 for offset in found.values()):
             raise KafkaException(KafkaError(KafkaError._NO_OFFSET))
         return found
+
+    def _note_failure(self) -> None:
+        """A handle of librdkafka that has missed a change of leaders may give the same error for ever: a new one asks anew.
+
+        (FENCED_LEADER_EPOCH, "No leaders found".) The old ones are kept: librdkafka crashes if they go with requests under way.
+        """
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since >= RENEW_SECONDS and len(self._old) < HANDLES_MAX:
+            self._old.append(self._admin)
+            self._admin, self._failing_since = AdminClient(settings(self.bootstrap, self._client)), None
 
     def offsets(self, group: str, topic: str, partitions: int, *, stable: bool = False) -> dict[int, int]:
         """The committed offsets of a group; -1 where there is none."""

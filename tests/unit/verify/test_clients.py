@@ -79,9 +79,17 @@ def fenced() -> KafkaException:
 
 
 def test_a_handle_that_has_missed_a_change_of_leaders_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster, handles = cluster_with(monkeypatch, fenced(), fenced(), 7)
+    monkeypatch.setattr("oncelog.verify.clients.RENEW_SECONDS", 0.0)
+    cluster, handles = cluster_with(monkeypatch, fenced(), fenced(), fenced(), 7)
     assert patiently(lambda: cluster.ends([WHERE], COMMITTED)) == {WHERE: 7}
-    assert len(handles) == 3
+    assert len(handles) == 2
+
+
+def test_handles_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncelog.verify.clients.RENEW_SECONDS", 0.0)
+    cluster, handles = cluster_with(monkeypatch, *(fenced() for _ in range(100)), 7)
+    assert patiently(lambda: cluster.ends([WHERE], COMMITTED)) == {WHERE: 7}
+    assert len(handles) == 21
 
 
 def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
