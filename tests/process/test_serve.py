@@ -453,12 +453,13 @@ def test_health_while_it_stops(own_broker: BrokerProcess, tmp_path: Path) -> Non
 def test_a_quick_start_and_a_small_idle_broker(tmp_path: Path) -> None:
     """Bounds that a busy machine keeps too; bench/ has the figures."""
     with serving("--data", tmp_path / "data") as (process, ready):
-        ticks_before = cpu_ticks(process.pid)
-        assert ticks_before / os.sysconf("SC_CLK_TCK") < 1.0, "CPU seconds of a start"
+        assert cpu_ticks(process.pid) / os.sysconf("SC_CLK_TCK") < 1.0, "CPU seconds of a start"
+        assert int(ready["ms"]) < 10_000
+        deadline = time.monotonic() + SECONDS_MAX
+        while ticks_a_second(process.pid) > 0.02 * os.sysconf("SC_CLK_TCK") + 1:
+            # What first requests need is made after the start.
+            assert time.monotonic() < deadline, "it does not come to rest"
         assert resident_mib(process.pid) < 80
-        assert int(ready["ms"]) < 5_000
-        time.sleep(1.0)
-        assert cpu_ticks(process.pid) - ticks_before <= 0.02 * os.sysconf("SC_CLK_TCK") + 1
 
 
 def test_a_start_loads_nothing_that_only_tests_need() -> None:
@@ -471,6 +472,13 @@ def test_a_start_loads_nothing_that_only_tests_need() -> None:
     loaded = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
     assert {"kio", "uvloop"} <= loaded
     assert not {"hypothesis", "pytest", "prometheus_client", "confluent_kafka", "rich"} & loaded
+
+
+def ticks_a_second(process: int) -> int:
+    """What it costs to have it."""
+    before = cpu_ticks(process)
+    time.sleep(1.0)
+    return cpu_ticks(process) - before
 
 
 def cpu_ticks(process: int) -> int:

@@ -132,6 +132,12 @@ class Broker:
             call.peer.close("the broker stops")
         self._parked.clear()
 
+    def halt(self, failure: StorageError) -> None:
+        """Decide and promise nothing more, as if the storage had failed."""
+        self.upkeep.stop()
+        self._stepping.stop()
+        self.lane.failure = failure
+
     def close(self) -> None:
         """Make everything safe and release the folder. Blocks; nothing may be routed afterwards."""
         self.upkeep.stop()

@@ -136,8 +136,7 @@ class Node:
         """End as by kill -9: nobody gets another word, nothing more is decided or saved. For storages without threads."""
         self._failure = StorageError("The node was killed, as asked.")
         if self.broker is not None:
-            self.broker.upkeep.stop()
-            self.broker.lane.failure = self._failure
+            self.broker.halt(self._failure)
         if self._server is not None:
             await self._server.close(0)
 

@@ -23,6 +23,7 @@ from oncelog.broker.broker import Log
 from oncelog.broker.log_lines import quoted
 from oncelog.broker.node import Node
 from oncelog.broker.settings import Settings
+from oncelog.broker.warming import warm
 from oncelog.model.errors import StorageError
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -63,6 +64,8 @@ async def _serve(settings: Settings, log: Log, began_ns: int) -> None:
     collect_rarely()
     _warn(settings, log)
     _say_ready(node, began_ns)
+    if node.broker is not None:
+        warm(loop, node.broker.meters, ended.done)
     failure = await ended
     try:
         await node.stop()

@@ -36,7 +36,7 @@ class Stepping:
         else:
             return
         size = call.bytes_received
-        if len(self._waiting) >= STEPPED_REQUESTS_MAX or self._bytes + size > STEPPED_BYTES_MAX:
+        if self._waiting and (len(self._waiting) >= STEPPED_REQUESTS_MAX or self._bytes + size > STEPPED_BYTES_MAX):
             for _ in steps:
                 pass
             return

@@ -54,7 +54,7 @@ TRANSACTIONAL_IDS_MAX: Final = 100_000
 #: Partitions and groups of one open transaction: its end is one decision, which holds the loop for 4 µs for each.
 TRANSACTION_PARTITIONS_MAX: Final = 10_000
 #: Offsets that one open transaction holds, of all its groups: its end commits them in the same decision, 1 µs each.
-TRANSACTION_OFFSETS_MAX: Final = 50_000
+TRANSACTION_OFFSETS_MAX: Final = 20_000
 #: Producers remembered by one partition; the one that has been idle for longest is forgotten first.
 PRODUCERS_PER_PARTITION_MAX: Final = 100_000
 #: Producer ids whose connections are remembered for rule D4.

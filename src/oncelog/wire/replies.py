@@ -82,6 +82,15 @@ def encode_reply_in_steps(
     return parts if len(parts) > 1 else parts[0]
 
 
+def prepare_reply(api_key: int, version: int) -> None:
+    """Make what writes it, both ways, before one is due."""
+    shape = shape_of(message_class(api_key, version, "response"))
+    if (api_key, version) not in _encoders:
+        _encoders[api_key, version] = make_encoder(shape)
+    if (api_key, version) not in _stepping_encoders:
+        _stepping_encoders[api_key, version] = make_stepping_encoder(shape)
+
+
 def reply_head(api_key: int, version: int, correlation_id: int, body_bytes: int) -> bytes:
     """What goes before a body: the frame's length and the header. That of ApiVersions never has tags (KIP-511)."""
     if api_key != API_VERSIONS and is_flexible(api_key, version):

@@ -74,6 +74,12 @@ def read_request(frame: Any, bounds: Mapping[int, tuple[int, int]]) -> Request:
     return Request(api_key, version, correlation_id, client_id, body)
 
 
+def prepare_request(api_key: int, version: int) -> None:
+    """Make what reads it, before one comes."""
+    if (api_key, version) not in _forms:
+        _make_form(api_key, version)
+
+
 def is_flexible(api_key: int, version: int) -> bool:
     """Whether a version that is served has compact lengths and tagged fields."""
     form = _forms.get((api_key, version))

@@ -16,7 +16,7 @@ from oncelog.broker import fetching
 from oncelog.broker.apis import fetch, transactions
 from oncelog.broker.call import Call
 from oncelog.engine import state as state_module
-from oncelog.engine.groups import classic
+from oncelog.engine.groups import classic, transactional
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import check_batch
 from oncelog.model.errors import ErrorCode, Refusal
@@ -101,6 +101,21 @@ def test_groups_of_nothing_but_offsets_are_bounded(desk: Desk, monkeypatch: pyte
             producer_epoch=session.producer_epoch, generation_id=-1, topics=topics,
         )  # fmt: skip
         assert reply.topics[0].partitions[0].error_code == code
+
+
+def test_the_offsets_of_a_transaction_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 8: its end commits them all in one decision, of every group; what is too much is refused, the rest stays."""
+    monkeypatch.setattr(transactional, "TRANSACTION_OFFSETS_MAX", 3)
+    session = desk.ask(INIT_PRODUCER_ID, 4, transactional_id="x", transaction_timeout=60_000)
+    parts = [{"partition_index": index, "committed_offset": 1, "committed_metadata": ""} for index in range(2)]
+    codes = []
+    for group in ("a", "b"):
+        reply = desk.ask(
+            TXN_OFFSET_COMMIT, 5, transactional_id="x", group_id=group, producer_id=session.producer_id,
+            producer_epoch=session.producer_epoch, generation_id=-1, topics=[{"name": "t", "partitions": parts}],
+        )  # fmt: skip
+        codes += [part.error_code for part in reply.topics[0].partitions]
+    assert codes == [0, 0, 0, ErrorCode.INVALID_COMMIT_OFFSET_SIZE]
 
 
 def test_the_producers_of_a_partition_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

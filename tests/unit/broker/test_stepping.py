@@ -13,13 +13,14 @@ from tests.unit.broker.test_lane import HandLoop
 from tests.unit.engine.world import client_batch
 
 from oncelog.broker import fetching, stepping
-from oncelog.broker.apis import offsets, parts
+from oncelog.broker.apis import offsets, parts, produce
 from oncelog.broker.call import Call
 from oncelog.broker.stepping import Stepping
 from oncelog.engine import catalog
 from oncelog.engine.groups import commits
 from oncelog.engine.transactions import Session
 from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.ids import Epoch, ProducerId
 
 COUNT = 3_000
 NAMES = [f"topic-{number}" for number in range(COUNT)]
@@ -76,8 +77,8 @@ class TestStepping:
         monkeypatch.setattr(stepping, "STEPPED_REQUESTS_MAX", 100)
         monkeypatch.setattr(stepping, "STEPPED_BYTES_MAX", 100)
         loop, done = HandLoop(), []
-        queue = self.begin(loop, Job(done, "a", 2, 60), Job(done, "b", 2, 60))
-        assert done == ["a0", "b0", "b1"]
+        queue = self.begin(loop, Job(done, "a", 2, 160), Job(done, "b", 2, 60))
+        assert done == ["a0", "b0", "b1"], "the first may be as large as it likes"
         while loop.soon:
             loop.turn()
         done.clear()
@@ -266,6 +267,59 @@ class TestFetch:
         if waiting:
             assert self.has_records(call) == [False] * 6
             assert desk.broker.fetching.waiting_count == 0
+
+
+class TestProduce:
+    """A Produce of more partitions than one step writes."""
+
+    @pytest.fixture
+    def desk(self, monkeypatch: pytest.MonkeyPatch) -> Desk:
+        monkeypatch.setattr(produce, "_PARTITIONS_A_STEP", 2)
+        desk = Desk()
+        silent: Any = SimpleNamespace(debug=lambda *_, **__: None, info=lambda *_, **__: None)
+        desk.broker.log = silent
+        desk.create("t", partitions=6)
+        return desk
+
+    def send(self, desk: Desk, session: Session | None = None, acks: int = -1) -> Call:
+        data = client_batch(
+            session or Session(ProducerId(-1), Epoch(-1)), 0 if session else -1, transactional=bool(session)
+        )
+        topics = [{"name": "t", "partition_data": [{"index": index, "records": data} for index in range(6)]}]
+        transactional_id = "x" if session else None
+        return desk.send(0, 12, transactional_id=transactional_id, acks=acks, timeout=1000, topic_data=topics)
+
+    def written(self, desk: Desk) -> int:
+        return sum(log.offset_next for log in desk.broker.state.logs.values())
+
+    def test_others_have_their_turn(self, desk: Desk) -> None:
+        call = self.send(desk)
+        assert self.written(desk) == 1
+        assert turns_of(desk, call) >= 3
+        assert [part.error_code for part in read(call).responses[0].partition_responses] == [0] * 6
+        assert self.written(desk) == 6
+
+    def test_its_topic_is_deleted_meanwhile(self, desk: Desk) -> None:
+        call = self.send(desk)
+        desk.send(20, 5, topic_names=["t"], timeout=1)
+        desk.settle()
+        codes = [part.error_code for part in read(call).responses[0].partition_responses]
+        assert codes == [0] + [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION] * 5
+
+    def test_without_acks_it_is_done_at_once(self, desk: Desk) -> None:
+        """P9: no reply holds the connection, and what comes next by it must be written after this."""
+        self.send(desk, acks=0)
+        assert self.written(desk) == 6
+
+    def test_a_client_that_has_gone_writes_no_more(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """D4: it may have begun another transaction, with the same epoch, by another connection."""
+        asked = desk.ask(22, 4, transactional_id="x", transaction_timeout=60_000)
+        self.send(desk, Session(asked.producer_id, asked.producer_epoch))
+        assert self.written(desk) == 1
+        monkeypatch.setattr(QuietPeer, "is_gone", lambda _: True)
+        monkeypatch.setattr(QuietPeer, "close", lambda *_: None)
+        desk.settle()
+        assert self.written(desk) == 1
 
 
 class TestParts:

@@ -2,11 +2,13 @@
 
 Version notes: 0-2 are shown and refused (P10); 7 allows zstd; 8 adds error messages; 11 knows TRANSACTION_ABORTABLE;
 12 adds partitions to the transaction implicitly (TV2); 13 names topics by id.
-Each partition is a decision and an entry of its own, as each has its own error; the reply waits for the last of them.
+Each partition is a decision and an entry of its own, as each has its own error; the reply waits for the last of them. One of
+many partitions goes in steps (broker/stepping.py), and whether its client is still there is asked in each (rule D4).
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -32,16 +34,27 @@ _ID_VERSION = 13
 #: Looked up once: a member of an Enum costs more to find than a batch's CRC to compute.
 _UNKNOWN_PARTITION: Final = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
+#: Partitions that are written in one step; whose batches are checked in one, if they are small.
+_PARTITIONS_A_STEP: Final = 250
+_CHECKED_A_STEP: Final = 2_000
+
 _Answer = tuple[int, int, int, int, int, str | None]
 
 
 def produce(broker: Broker, call: Call) -> None:
     """See the module."""
-    request = call.request
-    if request.acks == 0:
+    if call.request.acks == 0:
+        # Nothing keeps the connection from being read on: what comes next must not be written first.
         call.is_expecting_reply = False
+        for _ in _produce(broker, call):
+            pass
+    else:
+        broker.in_steps(call, _produce(broker, call))
+
+
+def _produce(broker: Broker, call: Call) -> Iterator[None]:
     try:
-        checked, session = _check_request(broker, call)
+        checked, session = yield from _check_request(broker, call)
     except Refusal as no:
         broker.refused(call, no)
         _reply_same(call, no)
@@ -53,10 +66,18 @@ def produce(broker: Broker, call: Call) -> None:
         _note_connection(broker, call, session)
     level, position, now_ms = Level.NOTHING, Position(0), broker.now_ms()
     topics: list[tuple[str | UUID, list[_Answer]]] = []
+    left = _PARTITIONS_A_STEP
     joining = _joining(checked) if session is not None and call.version >= IMPLICIT_ADD_VERSION else ()
     for name, partitions in checked:
         answers: list[_Answer] = []
         for index, log, batch in partitions:
+            left -= 1
+            if left == 0:
+                left = _PARTITIONS_A_STEP
+                yield
+                if session is not None and call.peer.is_gone():
+                    call.peer.close("its client closed it while a transactional request was under way (D4)")
+                    return
             answer, level_wanted, position_wanted = _append(broker, call, index, log, batch, now_ms, joining)
             answers.append(answer)
             level = level_wanted if level_wanted > level else level
@@ -72,7 +93,7 @@ def produce(broker: Broker, call: Call) -> None:
 _Checked = list[tuple[str | UUID, list[tuple[int, Log | ErrorCode, tuple[BatchHeader, Any] | Refusal]]]]
 
 
-def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None]:
+def _check_request(broker: Broker, call: Call) -> Generator[None, None, tuple[_Checked, Session | None]]:
     """Look at every batch before the first is written. Also the producer session of the transactional ones.
 
     Raises Refusal for the whole request (rule P5, unknown acks).
@@ -83,6 +104,7 @@ def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None
     state = broker.state
     session: Session | None = None
     checked: _Checked = []
+    left = _CHECKED_A_STEP
     seen: set[LogId] = set()
     for topic in request.topic_data:
         if call.version >= _ID_VERSION:
@@ -94,6 +116,10 @@ def _check_request(broker: Broker, call: Call) -> tuple[_Checked, Session | None
             unknown = _UNKNOWN_PARTITION
         partitions: list[tuple[int, Log | ErrorCode, tuple[BatchHeader, Any] | Refusal]] = []
         for part in topic.partition_data:
+            left -= 1
+            if left == 0:
+                left = _CHECKED_A_STEP
+                yield
             log = state.log_of(name, part.index)
             batch: tuple[BatchHeader, Any] | Refusal
             try:
@@ -160,6 +186,8 @@ def _append(
             raise Refusal(log)
         if isinstance(batch, Refusal):
             raise batch
+        if log.id not in broker.state.logs:
+            raise Refusal(_UNKNOWN_PARTITION, "the topic was deleted")
         header, data = batch
         if header.is_transactional:
             broker.connections.check(header.producer_id, header.producer_epoch, Role.PRODUCE, call.peer.number)
