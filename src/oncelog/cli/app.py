@@ -10,11 +10,8 @@ from typing import Annotated, Final, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 import oncelog
-from oncelog.cli import applications, groups, topics, transactions
 from oncelog.cli.failures import CommandError, ExitCode
-from oncelog.cli.new import new
 from oncelog.cli.options import BOOTSTRAP, AsJson, Bootstrap
-from oncelog.cli.verify import verify
 from oncelog.model.errors import SettingError
 
 _HELP: Final = """Kafka's protocol with complete exactly-once semantics, in one process and one folder.
@@ -24,15 +21,25 @@ Begin with `oncelog serve`, then point any Kafka client at 127.0.0.1:9092. Each 
 """
 
 app = App(name="oncelog", help=_HELP, version=oncelog.__version__, version_format="plaintext")
-for part in (topics.app, groups.app, transactions.app, applications.app):
-    app.command(part)
-app.command(verify)
-app.command(new)
+#: Imported by all command lines but those of ``serve``: the start of a broker does not wait for them.
+_OTHERS: Final = {
+    "topics": "oncelog.cli.topics:app",
+    "groups": "oncelog.cli.groups:app",
+    "transactions": "oncelog.cli.transactions:app",
+    "app": "oncelog.cli.applications:app",
+    "verify": "oncelog.cli.verify:verify",
+    "new": "oncelog.cli.new:new",
+}
+for command, where in _OTHERS.items():
+    app.command(where, name=command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] != ["serve"]:
+        for other in _OTHERS:
+            app[other]  # What the help says of it is written there.
     try:
         result = app(words, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
