@@ -224,12 +224,14 @@ class Fetching:
         bytes_read = 0
         is_any_error = False
         partitions: Read = []
-        noted = [wanted.bounds(is_committed=fetch.is_committed) for wanted in fetch.wanted]
-        for number, (wanted, bounds) in enumerate(zip(fetch.wanted, noted, strict=True), 1):
+        noted = [
+            (wanted, wanted.bounds(is_committed=fetch.is_committed))
+            for wanted in fetch.wanted
+            if not (fetch.is_incremental and self._is_told(wanted, fetch.is_committed))
+        ]
+        for number, (wanted, bounds) in enumerate(noted, 1):
             if number % _PARTITIONS_A_STEP == 0:
                 yield
-            if fetch.is_incremental and self._is_told(wanted, bounds):
-                continue
             part = self._read_partition(wanted, bounds, fetch.is_committed, bytes_left)
             if part.error:
                 is_any_error = True
@@ -241,12 +243,16 @@ class Fetching:
         is_enough = is_any_error or bytes_read >= fetch.bytes_min or not fetch.wanted
         return partitions, is_enough
 
-    def _is_told(self, wanted: Wanted, bounds: Bounds) -> bool:
+    def _is_told(self, wanted: Wanted, is_committed: bool) -> bool:
         """Whether the session's client knows all that there is to say: most partitions of a large session, most times."""
         log = wanted.log
-        if wanted.shown != bounds.shown or wanted.leader_epoch > 0 or not isinstance(log, Log):
+        if wanted.shown is None or not isinstance(log, Log) or wanted.leader_epoch > 0:
             return False
-        return wanted.offset == bounds.end and log.id in self._broker.state.logs
+        return (
+            wanted.offset == (log.stable_offset if is_committed else log.high_watermark)
+            and wanted.shown == (log.high_watermark, log.stable_offset, log.offset_start_visible)
+            and log.id in self._broker.state.logs
+        )
 
     def _read_partition(self, wanted: Wanted, bounds: Bounds, is_committed: bool, bytes_left: int) -> FetchedPartition:
         log, index = wanted.log, wanted.key[1]
