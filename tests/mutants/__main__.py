@@ -36,8 +36,8 @@ CHECKS = {
     "unit": [*_PYTEST, "tests/unit/engine", "tests/unit/broker/test_lane.py", "tests/unit/model"],
     "properties": [*_PYTEST, "tests/properties/test_engine.py"],
     "compaction": [*_PYTEST, "tests/properties/test_compaction.py", "tests/contracts/test_compacting.py"],
-    "simulation": [sys.executable, "-m", "tests.simulation", "--seeds", "20", "--steps", "5000", "--examine"],
-    "contracts": [*_PYTEST, "tests/contracts/test_storage.py"],
+    "simulation": [sys.executable, "-m", "tests.simulation", "--seeds", "40", "--steps", "4000", "--examine"],
+    "contracts": [*_PYTEST, "tests/contracts/test_storage.py", "tests/contracts/test_failed_sync.py"],
 }
 
 

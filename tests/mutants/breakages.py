@@ -497,4 +497,74 @@ COMPACTION = [
     ),
 ]
 
-BREAKAGES = [*IDEMPOTENCE, *TRANSACTIONS, *LATE_REQUESTS, *READERS, *OFFSETS, *DURABILITY, *COMPACTION]
+STORAGE = [
+    Breakage(
+        "D2 a segment file is not synced",
+        "storage/writing.py",
+        "        os.fsync(self._descriptor)\n",
+        "",
+    ),
+    Breakage(
+        "D2 the names of segment files are not synced",
+        "storage/settling.py",
+        "    sync_folder(folder.segments)\n",
+        "",
+    ),
+    Breakage(
+        "D2 a checkpoint does not wait for the journal",
+        "storage/settling.py",
+        "            os.fdatasync(descriptor)\n",
+        "            continue\n",
+    ),
+    Breakage(
+        "D2 a checkpoint does not name the new segment file",
+        "storage/settling.py",
+        "numbers = round_.kept + [new.number for new in (file, round_.compacted) if new is not None]",
+        "numbers = round_.kept",
+    ),
+    Breakage(
+        "D2 a checkpoint is renamed before it is synced",
+        "storage/checkpoint.py",
+        "        os.fsync(file.fileno())\n",
+        "",
+    ),
+    Breakage(
+        "D2 a journal file too many is given up",
+        "storage/settling.py",
+        "give_up_before(round_.moved_below >> PLACE_BITS)",
+        "give_up_before((round_.moved_below >> PLACE_BITS) + 1)",
+    ),
+    Breakage(
+        "D2 the names of journal files are not synced",
+        "storage/files.py",
+        "        if is_folder:\n            sync_folder(self._folder.journal)\n",
+        "",
+    ),
+    Breakage(
+        "D2 what a failed sync was to write is not written again",
+        "storage/files.py",
+        "        if not self._folder.is_boot_kept():\n",
+        "        if False:\n",
+    ),
+    Breakage(
+        "D2 a failed sync is forgotten by the next start",
+        "storage/files.py",
+        "            self._folder.forget_boot()\n",
+        "            return\n",
+    ),
+    Breakage(
+        "D2 a restart of the machine is not noticed",
+        "storage/folder.py",
+        'return now != b"" and (self.path / _BOOT_FILE).read_bytes() == now',
+        "return True",
+    ),
+    Breakage(
+        "P9 acks=1 does not wait",
+        "broker/apis/produce.py",
+        "        broker.reply_at(level, position, call, produce_reply(call.version, topics))\n",
+        "        level = Level.NOTHING if request.acks == 1 else level\n"
+        "        broker.reply_at(level, position, call, produce_reply(call.version, topics))\n",
+    ),
+]
+
+BREAKAGES = [*IDEMPOTENCE, *TRANSACTIONS, *LATE_REQUESTS, *READERS, *OFFSETS, *DURABILITY, *STORAGE, *COMPACTION]
