@@ -10,11 +10,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count() or 1)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format docs bench bench-apps apps-on-kafka verify-kafka soak mutants chaos suites clean
+.PHONY: help demo test compiled unit check format docs bench bench-apps apps-on-kafka verify-kafka soak mutants chaos suites clean
 
 help:
 	@echo "make demo    the same pipeline three times under the same faults: what is lost, what is doubled"
 	@echo "make test    everything that must hold: style, types, imports, all tests"
+	@echo "make compiled        the tests on a build whose core is compiled (a C compiler; about 15 minutes)"
 	@echo "make check   style, types and import contracts only"
 	@echo "make unit    check, and the tests that need no broker process"
 	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run (about 25 minutes; BENCH=--quick: 9)"
@@ -55,6 +56,10 @@ unit: check
 
 test: check
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not soak"
+
+# Built in the cache, from a clean copy of the sources: docs/decisions/compiled-core.md.
+compiled: $(VENV)/installed-dev
+	$(BIN)/python -m tests.compiled -n $(WORKERS) --dist loadfile -m "not soak"
 
 # Simulated worlds of make soak: for how long, and from which seed on. A seed that fails is kept in tests/simulation/seeds.txt.
 MINUTES ?= 60

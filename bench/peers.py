@@ -14,12 +14,14 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from tests.compiled import building
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "oncelog-bench"
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-NAMES = ("oncelog", "kafka", "kafka-flush", "kfake")
+#: oncelog-compiled: the same sources with a compiled core, built into the cache of the tests.
+NAMES = ("oncelog", "oncelog-compiled", "kafka", "kafka-flush", "kfake")
 READY_TIMEOUT_S = 120
 _POLL_S = 0.005
 
@@ -45,6 +47,14 @@ def _checked(command: list[str], cwd: Path | None = None) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
     if done.returncode:
         raise Unavailable(f"{command[0]} failed: {(done.stdout + done.stderr)[-300:]}")
+
+
+def _compiled() -> dict[str, str]:
+    try:
+        building.check()
+    except AssertionError as no:
+        raise Unavailable(f"oncelog can't be compiled: {str(no)[-300:]}") from None
+    return building.variables()
 
 
 def _kfake() -> str:
@@ -73,6 +83,7 @@ class Peer:
         self.name, self.folder, self.port = name, folder, free_port()
         folder.mkdir(parents=True)
         self.process: subprocess.Popen[bytes] | None = None
+        self.variables = _compiled() if name == "oncelog-compiled" else {}
         self.command = self._prepare()
 
     @property
@@ -81,7 +92,7 @@ class Peer:
 
     def _prepare(self) -> list[str]:
         CACHE.mkdir(parents=True, exist_ok=True)
-        if self.name == "oncelog":
+        if self.name in ("oncelog", "oncelog-compiled"):
             data = str(self.folder / "data")
             return [
                 sys.executable,
@@ -115,7 +126,9 @@ class Peer:
         """Start the process; the time of exec."""
         begun = time.monotonic()
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **self.variables}
+            )
         return begun
 
     def is_alive(self) -> bool:

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from oncelog.broker.embedded import Broker as Broker
 
 __version__ = "0.1.0"
-__all__ = ["Broker", "__version__"]
+__all__ = ["Broker", "__version__", "is_compiled"]
+
+
+def is_compiled() -> bool:
+    """Whether the core of this installation is compiled (setup.py); what it does is the same."""
+    from importlib.util import find_spec
+
+    found = find_spec("oncelog.engine.state")
+    return found is not None and not (found.origin or ".py").endswith(".py")
 
 
 def __getattr__(name: str) -> Any:

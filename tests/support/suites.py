@@ -2,7 +2,7 @@
 
 Nothing that is downloaded or built lies in the tree: all of it is below ``$XDG_CACHE_HOME/oncelog-suites``, in folders named by
 what they were made of, so that a new version makes a new folder. A toolchain that is missing fails in CI; elsewhere the
-suites that need it are deselected, and the run says so (conftest.py of the suites).
+tests that need it are deselected, and the run says so (tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "oncelo
 VERSIONS = tomllib.loads((SUITES / "versions.toml").read_text(encoding="utf-8"))
 
 #: What must be on PATH for a marker ``needs("java")``.
-TOOLCHAINS = {"java": ("java", "javac", "mvn"), "node": ("node", "npm"), "go": ("go",)}
+TOOLCHAINS = {"c": ("cc",), "java": ("java", "javac", "mvn"), "node": ("node", "npm"), "go": ("go",)}
 
 #: ``make suites`` runs everything at full length; ``make test`` a version that fits into minutes.
 IS_LONG = os.environ.get("ONCELOG_SUITES") == "long"

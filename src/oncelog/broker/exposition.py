@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+import oncelog
 from oncelog.broker import observe
 from oncelog.broker.meters import BUCKETS, Histogram, Meters
 from oncelog.engine.state import State
@@ -41,6 +42,11 @@ class Described(NamedTuple):
 
 
 METRICS: Final[dict[str, Described]] = {
+    "oncelog_build": Described(
+        GaugeMetricFamily,
+        "Always 1: which version runs, and whether its core is compiled or python.",
+        ("version", "core"),
+    ),
     "oncelog_requests": Described(CounterMetricFamily, "Requests answered.", ("api", "version")),
     "oncelog_request_seconds": Described(
         HistogramMetricFamily, "From a request's last byte to its reply's leaving; waiting fetches wait here.", ("api",)
@@ -104,6 +110,9 @@ class BrokerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
+        build = _family("oncelog_build")
+        build.add_metric([oncelog.__version__, "compiled" if oncelog.is_compiled() else "python"], 1)
+        yield build
         yield from self._requests()
         yield from self._counted()
         yield from self._seen()

@@ -20,7 +20,12 @@ Begin with `oncelog serve`, then point any Kafka client at 127.0.0.1:9092. Each 
 `oncelog serve --help`.
 """
 
-app = App(name="oncelog", help=_HELP, version=oncelog.__version__, version_format="plaintext")
+
+def _version() -> str:
+    return oncelog.__version__ + (" (compiled core)" if oncelog.is_compiled() else "")
+
+
+app = App(name="oncelog", help=_HELP, version=_version, version_format="plaintext")
 #: Imported by all command lines but those of ``serve``: the start of a broker does not wait for them.
 _OTHERS: Final = {
     "topics": "oncelog.cli.topics:app",

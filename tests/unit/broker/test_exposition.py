@@ -6,6 +6,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
+import oncelog
 from oncelog.broker.exposition import METRICS, BrokerCollector, text_of
 from oncelog.broker.meters import Fence, Meters
 from oncelog.engine.state import State
@@ -78,3 +79,8 @@ def test_refusals_by_name_and_fences_by_reason() -> None:
     assert {name: value for name, value in seen.items() if name.startswith("oncelog_fences")} == {
         f"oncelog_fences_total {fence.value}": float(fence is Fence.TIMED_OUT) for fence in Fence
     }
+
+
+def test_what_runs() -> None:
+    core = "compiled" if oncelog.is_compiled() else "python"
+    assert samples(Meters())[f"oncelog_build {core} {oncelog.__version__}"] == 1
