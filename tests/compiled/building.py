@@ -16,8 +16,9 @@ from pathlib import Path
 from tests.support.suites import GET_SECONDS_MAX, kept, run
 
 ROOT = Path(__file__).resolve().parents[2]
-#: What a wheel is made of, beside src/.
+#: What a build needs beside src/; and what of it changes what is built.
 _FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
+_DECISIVE = ("pyproject.toml", "setup.py")
 #: Builds of older sources that are kept.
 _KEPT_MAX = 3
 
@@ -53,7 +54,12 @@ def built() -> Path:
         run([*pip, "install", "--no-deps", "--target", str(folder / "lib"), str(wheel)], GET_SECONDS_MAX).checked()
         shutil.rmtree(copy)
 
-    made_of = [sys.version, *((str(path.relative_to(ROOT)), path.read_bytes().hex()) for path in sources)]
+    made_of = [sys.version]
+    made_of += (
+        f"{path.relative_to(ROOT)}: {path.read_bytes().hex()}"
+        for path in sources
+        if path.parent != ROOT or path.name in _DECISIVE
+    )
     folder = kept("compiled", made_of, make)
     _forget_older(folder)
     return folder / "lib"
