@@ -18,7 +18,7 @@ help:
 	@echo "make compiled        the tests on a build whose core is compiled (a C compiler; about 15 minutes)"
 	@echo "make check   style, types and import contracts only"
 	@echo "make unit    check, and the tests that need no broker process"
-	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run (about 25 minutes; BENCH=--quick: 9)"
+	@echo "make bench   oncelog beside Apache Kafka and kfake, in one run (half an hour; BENCH=--quick: 12 minutes)"
 	@echo "make bench-apps      applications: exactly once beside at least once, a loop by hand and Quix Streams (about 15 minutes)"
 	@echo "make verify-kafka    oncelog verify on three nodes of Apache Kafka that are killed, stopped and frozen (Java, Maven; 15 minutes)"
 	@echo "make apps-on-kafka   all tests of applications on Apache Kafka (Java, Maven; about 10 minutes)"
