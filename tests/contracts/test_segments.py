@@ -351,7 +351,7 @@ def test_an_entry_larger_than_the_whole_journal_is_settled_once(tmp_path: Path) 
     _, _, told = opened(storage)
     rounds: list[int] = []
     begin = storage._settler.begin
-    storage._settler.begin = lambda position: (rounds.append(position), begin(position))[1]  # type: ignore[method-assign,func-returns-value]
+    storage._settler.begin = lambda position, *more: (rounds.append(position), begin(position, *more))[1]  # type: ignore[method-assign,func-returns-value]
     for offset in range(3):
         storage.append(Entry(b"", [batch(1, offset, 100_000)]))
         storage.flush()
