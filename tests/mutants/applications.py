@@ -72,13 +72,6 @@ MISTAKES = [
         _REBALANCES + "09_no_generation_no_commit",
     ),
     Breakage(
-        "mistake 11: no polling while a handler runs",
-        "app/intake.py",
-        "                if self._has_room() or self._paused:\n",
-        "                if not self._busy:\n",
-        _REBALANCES + "11_a_handler_may_take_longer_than_any_timeout",
-    ),
-    Breakage(
         "mistake 14: a commit has a second, then it has failed",
         "app/transactions.py",
         "            self._until_done(lambda: self._producer.commit_transaction(STEP_SECONDS))\n",
