@@ -316,24 +316,24 @@ def test_an_old_checkpoint_is_not_gone_on_from(broker: Broker, unique: Unique, t
     name, source, target = make(broker.bootstrap, unique, 1)
     fed: list[str] = []
 
-    def counts_more() -> None:
+    def counts(word: str) -> None:
         app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT)
         counter(app, source, target)
-        fed.append("x")
+        fed.append(word)
         feed(broker.bootstrap, source, fed[-1:])
         with app.running():
             until_done(broker.bootstrap, name, source)
 
-    counts_more()
-    counts_more()  # restores, and so has a checkpoint
+    counts("x")
+    counts("x")  # restores, and so has a checkpoint
     (path,) = tmp_path.rglob("*.sqlite")
     with sqlite3.connect(path) as file:
         (offset,) = file.execute("SELECT changelog_offset FROM progress").fetchone()
-        file.execute("UPDATE rows SET value = ?", (b"70",))
+        file.execute("INSERT INTO rows VALUES (?, ?)", (b"count\x00deleted", b"70"))
         file.execute("UPDATE progress SET written_at = written_at - 13 * 3600")
     file.close()
     assert offset > 0
-    counts_more()
+    counts("deleted")
     assert_counted(broker.bootstrap, target, fed)
 
 

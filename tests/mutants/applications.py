@@ -149,7 +149,7 @@ SEQUENCES = [
         "app/intake.py",
         "dict.fromkeys(places, next(_NUMBERS))",
         "dict.fromkeys(places, 1)",
-        _SEQUENCES + "state_is_read_anew_after_a_peer_had_the_place",
+        _UNIT + "assignments_of_a_member_made_anew_have_new_numbers",
     ),
     Breakage(
         "state goes on after a commit in doubt",

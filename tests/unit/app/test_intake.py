@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from oncelog.app import Record
 from oncelog.app.errors import Undone
 from oncelog.app.exchange import Fences, offsets_after
-from oncelog.app.intake import GroupPositions, Intake
+from oncelog.app.intake import GroupPositions, Intake, Place
 from oncelog.app.settings import Cluster, Limits
 
 PLACE = ("t", 0)
@@ -22,14 +22,38 @@ def record(offset: int) -> Record[bytes | None, bytes | None]:
     return Record(*PLACE, offset, None, b"value")
 
 
+class AtZero(GroupPositions):
+    """Kept offsets that need no broker."""
+
+    def taken(self, consumer: Consumer, places: Sequence[Place], halt: threading.Event) -> dict[Place, int]:
+        del consumer, halt
+        return dict.fromkeys(places, 0)
+
+
+def member() -> Intake:
+    settings = Cluster("127.0.0.1:1", {"log_level": 0}).for_consumer(client_id="c", group="g", instance="i")
+    return Intake(settings, ["t"], Limits(), AtZero(), threading.Event())
+
+
 @pytest.fixture
 def intake() -> Iterator[Intake]:
     """A member that has one partition."""
-    settings = Cluster("127.0.0.1:1", {"log_level": 0}).for_consumer(client_id="c", group="g", instance="i")
-    made = Intake(settings, ["t"], Limits(), GroupPositions(), threading.Event())
+    made = member()
     made._owned[PLACE] = 1
     yield made
     made._consumer.close()
+
+
+def test_assignments_of_a_member_made_anew_have_new_numbers() -> None:
+    """Or state of the member before would pass for state of now."""
+    numbers = []
+    for _ in range(2):
+        made = member()
+        made._assigned(made._consumer, [TopicPartition(*PLACE)])
+        numbers.append(made._owned[PLACE])
+        made._consumer.unassign()
+        made._consumer.close()
+    assert numbers[0] != numbers[1]
 
 
 def test_what_is_taken_comes_with_its_assignment(intake: Intake) -> None:
