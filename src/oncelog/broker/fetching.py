@@ -21,7 +21,7 @@ from oncelog.engine.decision import Visible
 from oncelog.engine.reading import aborted_between, check_leader_epoch, check_offset, first_aborted, offset_end
 from oncelog.engine.state import Log
 from oncelog.model.batch import offset_after
-from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal
 from oncelog.model.ids import LogId
 from oncelog.model.limits import FETCH_BYTES_MAX, FETCH_PARTITIONS_MAX, FETCHES_WAITING_MAX
 from oncelog.wire.hot import FetchedPartition, fetch_reply, fetch_reply_in_steps
@@ -123,6 +123,8 @@ class Fetching:
         self._waiting: dict[LogId, dict[Waiting, None]] = {}
         self._waiting_count = self._waiting_partitions = 0
         self._sessions: OrderedDict[int, Session] = OrderedDict()
+        #: Logs whose readers have met damage.
+        self._damaged: set[LogId] = set()
 
     def fetch(self, call: Call) -> None:
         """Answer a Fetch now, or when there is enough, or when its time is over."""
@@ -268,11 +270,24 @@ class Fetching:
         end = bounds.end
         pieces: list[bytes | memoryview] = []
         if wanted.offset < end and bytes_left > 0:
-            pieces = self._broker.storage.read(
-                log.id, wanted.offset, offset_end=end, bytes_max=min(wanted.bytes_max, bytes_left)
-            )
+            try:
+                pieces = self._broker.storage.read(
+                    log.id, wanted.offset, offset_end=end, bytes_max=min(wanted.bytes_max, bytes_left)
+                )
+            except DamagedRecords as no:
+                self._tell_damage(log, wanted.offset, no)
+                return FetchedPartition(index, no.code, -1, -1, -1, None, ())
         aborted = _aborted(log, wanted.offset, pieces) if is_committed else None
         return FetchedPartition(index, 0, *bounds.shown, aborted, pieces)
+
+    def _tell_damage(self, log: Log, offset: int, no: DamagedRecords) -> None:
+        """Once for each partition: its readers come again and again."""
+        if log.id not in self._damaged:
+            self._damaged.add(log.id)
+            self._broker.log.error(
+                "damaged records", topic=log.topic, partition=log.index, offset=offset, why=no.why,
+                next_step="restore the data folder from a copy, or delete the records up to there (DeleteRecords)",
+            )  # fmt: skip
 
     def _replying(self, fetch: Waiting, partitions: Read) -> Iterator[None]:
         session = fetch.session

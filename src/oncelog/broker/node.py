@@ -26,6 +26,7 @@ from oncelog.broker.call import Call
 from oncelog.broker.clock import AnyClock, Clock
 from oncelog.broker.server import Server
 from oncelog.broker.settings import Address, AddressError, Durability, Settings, advertised
+from oncelog.model.batch import are_sound
 from oncelog.model.errors import StorageError
 from oncelog.storage.contract import Storage
 
@@ -209,7 +210,11 @@ def open_storage(settings: Settings) -> Storage:
         return MemoryStorage()
     from oncelog.storage.files import FileStorage
 
-    return FileStorage(settings.data, durability="fsync" if settings.durability is Durability.FSYNC else "written")
+    return FileStorage(
+        settings.data,
+        durability="fsync" if settings.durability is Durability.FSYNC else "written",
+        are_sound=are_sound,
+    )
 
 
 #: What a machine without IPv6 says of a name that has an IPv6 address too.

@@ -26,6 +26,8 @@ LENGTH_OVERHEAD_BYTES: Final = 12
 _CRC_FROM: Final = 21
 _STAMP: Final = struct.Struct(">qii")
 _BASE_OFFSET: Final = struct.Struct(">q")
+#: A header up to the delta of its last offset.
+_SOUND: Final = struct.Struct(">qiibIhi")
 
 _OF_THE_BROKER: Final = CONTROL | DELETE_HORIZON
 _COMPRESSION_MAX: Final = 4
@@ -162,6 +164,25 @@ def control_outcome(data: bytes | memoryview) -> bool:
     """True if the control batch ``data`` commits, False if it aborts."""
     # the header, then: record length, attributes, two deltas, key length (one byte each), key version
     return bool(struct.unpack_from(">h", data, HEADER_BYTES + 7)[0] == CONTROL_COMMIT)
+
+
+def are_sound(batches: bytes | memoryview, offset: int, offset_end: int) -> bool:
+    """Whether these are whole batches as they were written, one after another between the two offsets.
+
+    The CRC covers all but the first 16 bytes of a batch; of these the leader epoch tells readers nothing here.
+    """
+    view, at, offset_next = memoryview(batches), 0, offset
+    while at < len(view):
+        if at + HEADER_BYTES > len(view):
+            return False
+        base_offset, length, _, magic, crc, _, offset_delta_last = _SOUND.unpack_from(view, at)
+        end = at + LENGTH_OVERHEAD_BYTES + length
+        if magic != 2 or base_offset < offset_next or not at + HEADER_BYTES <= end <= len(view):
+            return False
+        if crc32c(view[at + _CRC_FROM : end]) != crc:
+            return False
+        at, offset_next = end, base_offset + offset_delta_last + 1
+    return offset_next <= offset_end
 
 
 def has_producer(header: BatchHeader) -> bool:

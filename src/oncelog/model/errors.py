@@ -116,6 +116,13 @@ class Refusal(Exception):
         self.why = why or code.sentence
 
 
+class DamagedRecords(Refusal):
+    """Stored batches are not what was written: whoever asks for them is refused (CORRUPT_MESSAGE), nothing else is touched."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(ErrorCode.CORRUPT_MESSAGE, why)
+
+
 class StorageError(Exception):
     """The world below failed (disk full, write or sync refused, data unreadable): law 7 stops the broker."""
 

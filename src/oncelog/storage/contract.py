@@ -164,7 +164,8 @@ class Storage(Protocol):
         """Whole batches from the one that holds ``offset`` (or the next one after it) and before ``offset_end``.
 
         At least one batch if there is one (rule R4), then while the sum stays within ``bytes_max``. Pieces may hold
-        several batches each; a memoryview is valid for as long as it is referenced. Nothing there: [].
+        several batches each; a memoryview is valid for as long as it is referenced. Nothing there: []. Raises DamagedRecords
+        if what the disk gives is not what it was given.
         """
 
     def find_time(self, log: LogId, timestamp_ms: int, *, offset_start: int, offset_end: int) -> TimedBatch | None:

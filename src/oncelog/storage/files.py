@@ -24,10 +24,10 @@ from oncelog.storage.compacting import Compactor
 from oncelog.storage.contract import Compaction, Entry, Notify, Recovered, Rollings, Snapshot, TimedBatch
 from oncelog.storage.folder import Folder, sync_folder
 from oncelog.storage.index import LogIndex, Logs
-from oncelog.storage.journal import PLACE_BITS, Journal
+from oncelog.storage.journal import PLACE_BITS, PLACE_MASK, Journal
 from oncelog.storage.reading import Reading
 from oncelog.storage.recovery import JournalReader
-from oncelog.storage.segments import Segments
+from oncelog.storage.segments import AreSound, Segments, damaged
 from oncelog.storage.settling import Settler
 
 Durability = Literal["fsync", "written"]
@@ -49,7 +49,10 @@ class _Target(NamedTuple):
 
 
 class FileStorage(Reading):
-    """See the module and the contract. Sizes are in bytes; ``durability`` as in rule D2."""
+    """See the module and the contract. Sizes are in bytes; ``durability`` as in rule D2.
+
+    ``are_sound`` is asked of all batches that are read back from the disk: disks forget, and say nothing.
+    """
 
     def __init__(
         self,
@@ -61,9 +64,11 @@ class FileStorage(Reading):
         settle_bytes: int = 256 * 1024 * 1024,
         settle_entries: int = 300_000,
         journal_bytes_max: int = 1024 * 1024 * 1024,
+        are_sound: AreSound | None = None,
     ) -> None:
         self._folder = Folder(Path(folder))
         self._is_syncing = durability == "fsync"
+        self._are_sound = are_sound
         self._journal = Journal(self._folder.journal, journal_file_bytes)
         self._logs = Logs(tail_bytes)
         self._appended = self._written = self._synced = self._asked = Position(0)
@@ -80,7 +85,7 @@ class FileStorage(Reading):
         #: A round begins when the journal has so many bytes, or so many entries since the last one.
         self._settle_bytes, self._settle_entries = settle_bytes + journal_file_bytes, settle_entries
         self._journal_bytes_max = max(journal_bytes_max, self._settle_bytes + 2 * journal_file_bytes)
-        self._segments = Segments(self._folder.segments)
+        self._segments = Segments(self._folder.segments, are_sound)
         self._settler = Settler(
             self._folder,
             self._journal,
@@ -411,9 +416,17 @@ class FileStorage(Reading):
 
     def _read_stored(self, index: LogIndex, start: int, end: int) -> list[bytes | memoryview]:
         try:
-            return self._journal.read(index.locations[start:end], index.lengths[start:end])
+            pieces = self._journal.read(index.locations[start:end], index.lengths[start:end])
         except OSError as error:
             raise self._read_failed(self._folder.journal, error) from error
+        if self._are_sound is not None:
+            bounds = [*index.offsets[start : end + 1], index.offset_next]
+            for piece, offset, after, place in zip(
+                pieces, bounds, bounds[1:], index.locations[start:end], strict=False
+            ):
+                if not self._are_sound(piece, offset, after):
+                    raise damaged(self._journal.path_of(place >> PLACE_BITS), place & PLACE_MASK, offset)
+        return pieces
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

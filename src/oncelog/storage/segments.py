@@ -14,14 +14,14 @@ import os
 import struct
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId
 from oncelog.storage.contract import TimedBatch
 from oncelog.storage.index import LogIndex, Logs
@@ -49,6 +49,17 @@ _MERGES_MAX: Final = 2
 _REWRITE_BYTES_MAX: Final = 1024 * 1024 * 1024
 
 
+#: Whether batches are what was written, and lie between two offsets; how, storage does not know (law 6).
+AreSound = Callable[[bytes | memoryview, int, int], bool]
+
+
+def damaged(path: Path, at: int, offset: int) -> DamagedRecords:
+    """What readers are told of batches from ``offset`` on that the disk has changed."""
+    return DamagedRecords(
+        f"{path} is damaged at or after byte {at}: batches from offset {offset} on are not what was written"
+    )
+
+
 class Segment:
     """What is known of one file: its size, and how much of it is still retained."""
 
@@ -71,8 +82,8 @@ class SegmentFile(NamedTuple):
 class Segments:
     """All segment files that count, on the owner's thread."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, are_sound: AreSound | None = None) -> None:
+        self._folder, self._are_sound = folder, are_sound
         self.files: dict[int, Segment] = {}
         #: Files of which nothing is retained any more.
         self.empty: set[int] = set()
@@ -220,8 +231,12 @@ class Segments:
                 fit = start + 1
             if fit > start:
                 begin, size = batches.begin_of(start), batches.ends[fit - 1] - batches.begin_of(start)
-                pieces.append(read_all(self._descriptor(settled.segments[at]), size, settled.places[at] + begin))
+                place = settled.places[at] + begin
+                pieces.append(read_all(self._descriptor(settled.segments[at]), size, place))
                 left -= size
+                after = batches.offsets[fit] if fit < len(batches.offsets) else settled.end_of(at)
+                if self._are_sound is not None and not self._are_sound(pieces[-1], batches.offsets[start], after):
+                    raise damaged(self.path_of(settled.segments[at]), place, batches.offsets[start])
             if fit < end or end < len(batches.offsets):
                 return pieces, left, False
         return pieces, left, settled.offset_next < offset_end

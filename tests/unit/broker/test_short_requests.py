@@ -19,7 +19,7 @@ from oncelog.engine import state as state_module
 from oncelog.engine.groups import classic, transactional
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import check_batch
-from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal
 from oncelog.model.ids import Epoch, ProducerId
 from oncelog.model.limits import ID_CHARACTERS_MAX
 from oncelog.model.records import record_places
@@ -379,3 +379,34 @@ class TestFetches:
         desk.ask(DELETE_TOPICS, 5, topic_names=["t"], timeout=1000)
         told = read(self.fetch(desk, session_id, 3)).responses[0].partitions
         assert [part.error_code for part in told] == [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION] * 2
+
+
+def test_damaged_records_are_told_to_their_readers_only(desk: Desk) -> None:
+    """No reader gets what the disk has changed; the partition says so, all others go on, the log says it once (D2)."""
+    lines: list[dict[str, Any]] = []
+    desk.broker.log.error = lambda event, **more: lines.append({"event": event, **more})  # type: ignore[method-assign]
+    desk.create("u")
+    for topic in ("t", "u"):
+        desk.produce(topic, 3)
+    damaged = desk.broker.state.topics["t"].logs[0]
+
+    def read_damaged(log: Any, *_: Any, **__: Any) -> list[bytes]:
+        if log == damaged:
+            raise DamagedRecords("the disk has changed them")
+        return [client_batch(count=3)]
+
+    desk.storage.read = read_damaged  # type: ignore[attr-defined]
+    for _ in range(2):
+        parts = [{"partition": 0, "fetch_offset": 0, "partition_max_bytes": 10_000}]
+        topics = [{"topic": topic, "partitions": parts} for topic in ("t", "u")]
+        reply = desk.ask(FETCH, 12, max_wait=0, min_bytes=1, max_bytes=10_000, session_epoch=-1, topics=topics)
+        told = {topic.topic: topic.partitions[0] for topic in reply.responses}
+        assert (told["t"].error_code, told["t"].records) == (ErrorCode.CORRUPT_MESSAGE, b"")
+        assert (told["u"].error_code, bool(told["u"].records)) == (ErrorCode.NONE, True)
+    desk.storage.find_time = lambda *_, **__: TimedBatch(0, 5_000)  # type: ignore[attr-defined]
+    named = [{"name": "t", "partitions": [{"partition_index": 0, "timestamp": 5, "current_leader_epoch": -1}]}]
+    (topic,) = desk.ask(LIST_OFFSETS, 4, isolation_level=0, topics=named).topics
+    assert topic.partitions[0].error_code == ErrorCode.CORRUPT_MESSAGE
+    assert [(line["event"], line["topic"], line["partition"], line["why"]) for line in lines] == [
+        ("damaged records", "t", 0, "the disk has changed them")
+    ]
