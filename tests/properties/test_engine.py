@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.unit.engine.world import TV1, TV2, World, everything
 
+from oncelog.engine import transactions
+from oncelog.engine.catalog import DeleteUpTo, decide_delete_records
 from oncelog.engine.decision import Decision
 from oncelog.engine.reading import aborted_between, offset_end
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import control_outcome
-from oncelog.model.errors import Refusal
+from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import Epoch
 from oncelog.model.rows import GroupOffset, PendingOffset
 
@@ -55,6 +57,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
         self.world.topic("t", PARTITIONS)
         self.writers: dict[str, Writer] = {}
         self.records: list[list[tuple[int, Outcome | None]]] = [[] for _ in range(PARTITIONS)]
+        self.starts = [0] * PARTITIONS
         self.committed: int | None = None
         self.count = 0
 
@@ -147,6 +150,31 @@ class EngineAgainstModel(RuleBasedStateMachine):
                 writer.session = self.world.init(writer.id, caller=writer.session)
                 writer.sequences, writer.last = {}, None
 
+    @rule(name=st.sampled_from(IDS))
+    def operator_aborts(self, name: str) -> None:
+        """T11: the whole transaction is aborted, and its producer is fenced until it starts anew."""
+        writer = self.writers.get(name)
+        if writer is None or writer.outcome is None:
+            return
+        self.world.apply(transactions.decide_operator_abort(self.world.state, name, self.world.now_ms))
+        self.other_than_open(writer, "aborted")
+        self.writers[name] = Writer(name, self.world.init(name), writer.is_tv2)
+
+    @rule(index=st.integers(0, PARTITIONS - 1), share=st.floats(0, 1))
+    def delete_records(self, index: int, share: float) -> None:
+        """Up to anywhere before the high watermark, also into an open transaction, or into a batch."""
+        log = self.world.log("t", index)
+        offset = round(share * log.high_watermark)
+        decision = decide_delete_records(self.world.state, [DeleteUpTo("t", index, offset)])
+        self.world.apply(decision)
+        self.starts[index] = max(self.starts[index], offset)
+        assert decision.reply == [(self.starts[index], ErrorCode.NONE)]
+
+    @rule(from_checkpoint=st.booleans())
+    def restart(self, from_checkpoint: bool) -> None:
+        """In the middle of everything; what clients know stays true."""
+        self.world.state = self.world.checkpointed() if from_checkpoint else self.world.replayed()
+
     @precondition(lambda self: self.writers)
     @rule(name=st.sampled_from(IDS), index=st.integers(0, PARTITIONS - 1), back=st.integers(1, 3))
     def zombie_writes(self, name: str, index: int, back: int) -> None:
@@ -171,11 +199,13 @@ class EngineAgainstModel(RuleBasedStateMachine):
 
     @invariant()
     def readers_see_what_the_model_says(self) -> None:
-        for index, records in enumerate(getattr(self, "records", [])):
+        for index, all_records in enumerate(getattr(self, "records", [])):
+            records = [record for record in all_records if record[0] >= self.starts[index]]
             assert self.read(index, is_committed=False) == [offset for offset, _ in records]
             expected = []
+            open_at = [offset for offset, outcome in all_records if outcome is not None and outcome.fate == "open"]
             for offset, outcome in records:
-                if outcome is not None and outcome.fate == "open":
+                if open_at and offset >= open_at[0]:
                     break
                 if outcome is None or outcome.fate == "committed":
                     expected.append(offset)
@@ -185,12 +215,14 @@ class EngineAgainstModel(RuleBasedStateMachine):
         """What a consumer makes of the batches, the end and the aborted list, as Kafka's clients do."""
         log = self.world.log("t", index)
         end = offset_end(log, is_committed=is_committed)
-        aborted = aborted_between(log, 0, end) if is_committed else []
+        start = self.starts[index]
+        assert log.offset_start == start
+        aborted = aborted_between(log, start, end) if is_committed and start < end else []
         hidden: set[int] = set()
         seen: list[int] = []
         for _, batches, _ in self.world.journal:
             for batch in batches:
-                if batch.log != log.id or batch.offset >= end:
+                if batch.log != log.id or batch.offset >= end or batch.offset_next <= start:
                     continue
                 while aborted and aborted[0][1] <= batch.offset:
                     hidden.add(aborted.pop(0)[0])
@@ -198,7 +230,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
                     if not control_outcome(batch.data):
                         hidden.discard(batch.header.producer_id)
                 elif not (batch.header.is_transactional and batch.header.producer_id in hidden):
-                    seen += range(batch.offset, batch.offset_next)
+                    seen += range(max(batch.offset, start), batch.offset_next)
         return seen
 
     @invariant()
@@ -217,8 +249,6 @@ class EngineAgainstModel(RuleBasedStateMachine):
         assert everything(self.world.checkpointed()) == live
         before = copy.deepcopy(live)
         for writer in self.writers.values():
-            from oncelog.engine import transactions
-
             for version in (3, 5):
                 try:
                     transactions.decide_end(
