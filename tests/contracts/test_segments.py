@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contracts.world import Told, batch, joined, opened, settle
+from tests.contracts.world import Told, batch, copied, joined, opened, settle
 
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId
@@ -402,6 +403,35 @@ def test_a_damaged_or_missing_segment_file_is_refused(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(StorageError, match=r"0001\.segment is missing"):
         FileStorage(tmp_path / "d", **SIZES).open()
+
+
+@pytest.mark.parametrize("lost", ["checkpoint", "checkpoint journal"])
+def test_a_start_without_the_checkpoint_destroys_nothing(tmp_path: Path, lost: str) -> None:
+    """D2: which segment files count is not known then. It refuses, and with the checkpoint restored all is there."""
+    bench = Bench(tmp_path / "d")
+    for _ in range(3):
+        bench.append(1, 100)
+        bench.settle()
+    bench.storage.close()
+    copied(tmp_path / "d", tmp_path / "copy")
+    (tmp_path / "d/checkpoint").unlink()
+    if "journal" in lost:
+        for path in (tmp_path / "d/journal").iterdir():
+            path.unlink()
+    left = {path: path.read_bytes() for path in (tmp_path / "d").rglob("*") if path.is_file() and path.name != "lock"}
+    assert any(path.suffix == ".segment" for path in left)
+    for _ in range(2):
+        storage = FileStorage(tmp_path / "d", **SIZES)
+        with pytest.raises(StorageError, match="checkpoint is missing"):
+            list(storage.open().entries)
+        storage.close()
+        assert {path: path.read_bytes() for path in left} == left
+    for path in (tmp_path / "copy").rglob("*"):
+        if path.is_file() and not path.name.endswith(".segment"):
+            shutil.copy(path, tmp_path / "d" / path.relative_to(tmp_path / "copy"))
+    bench.open()
+    bench.check(1)
+    bench.storage.close()
 
 
 def test_a_damaged_index_is_refused_when_it_is_read(tmp_path: Path) -> None:

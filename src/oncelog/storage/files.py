@@ -178,6 +178,7 @@ class FileStorage(Reading):
                 yield found.position, found.entry
             self._appended = self._written = self._synced = self._asked = self._safe = reader.position
             self._settled = place_from.position
+            self._remove_remains(reader.position)
             self._journal.clean(place_from.generation, needed)
             self._journal.cut(reader.generation, reader.offset)
             self._make_safe()
@@ -201,6 +202,17 @@ class FileStorage(Reading):
         except OSError as error:
             self._forget_boot(error)
             raise
+
+    def _remove_remains(self, position: Position) -> None:
+        """Only now: a lost checkpoint would make remains of all segment files, and shows by a journal that does not begin."""
+        remains = self._segments.remains()
+        if remains and not position:
+            raise StorageError(
+                f"The checkpoint is missing: {self._folder.segments} holds {remains[0].name}. Nothing was changed; restore "
+                "the file 'checkpoint' from a copy."
+            )
+        for path in remains:
+            path.unlink()
 
     def start(
         self,

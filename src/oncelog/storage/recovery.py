@@ -71,7 +71,10 @@ class JournalReader:
     def _damage(self) -> str:
         file = self._files.get(self.generation)
         if file is None and not self.position:
-            return f"The checkpoint is missing: the journal begins with {min(self._files.values()).path.name}."
+            return (
+                f"The checkpoint is missing: the journal begins with {min(self._files.values()).path.name}. Nothing was "
+                "changed; restore the file 'checkpoint' from a copy."
+            )
         where = f"{file.path} has a bad entry" if file is not None else f"its file {self.generation:016d} is missing"
         return (
             f"The journal is damaged: {where} at offset {self.offset}, but sound entries follow. Nothing was changed; "

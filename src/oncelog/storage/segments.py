@@ -100,13 +100,8 @@ class Segments:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def load(self, numbers: Iterable[int], logs: Logs) -> None:
-        """Take up the files that the checkpoint names, and remove all others."""
-        wanted = set(numbers)
-        for path in self._folder.iterdir():
-            if path.suffix == ".segment" and path.stem.isdecimal() and int(path.stem) in wanted:
-                continue
-            path.unlink()
-        found = [read_segment(self.path_of(number)) for number in sorted(wanted)]
+        """Take up the files that the checkpoint names."""
+        found = [read_segment(self.path_of(number)) for number in sorted(set(numbers))]
         for file in found:
             self.add(file)
         for stretch, number in _counting(found):
@@ -124,6 +119,11 @@ class Segments:
     def unneeded(self) -> set[int]:
         """Files that can be removed once no checkpoint names them."""
         return self.empty - self.pinned
+
+    def remains(self) -> list[Path]:
+        """What no checkpoint names: a settling that came to no end has left it, unless the checkpoint itself is lost."""
+        counting = {self.path_of(number) for number in self.files}
+        return [path for path in self._folder.iterdir() if path not in counting]
 
     def add(self, file: SegmentFile) -> None:
         """A new file; its stretches are installed one by one."""
