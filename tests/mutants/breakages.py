@@ -160,8 +160,8 @@ TRANSACTIONS = [
     Breakage(
         "T8 a marker leaves the epoch",
         _PRODUCERS,
-        "return Producer(log, producer_id, epoch, window, _NO_TRANSACTION, now_ms, 0)",
-        "return Producer(log, producer_id, before.epoch if before else epoch, window, _NO_TRANSACTION, now_ms, 0)",
+        "return Producer(log, producer_id, epoch, (), _NO_TRANSACTION, now_ms, 0)",
+        "return Producer(log, producer_id, before.epoch if before else epoch, (), _NO_TRANSACTION, now_ms, 0)",
     ),
     Breakage(
         "T11 an operator commits",

@@ -147,6 +147,25 @@ class OffsetsAgainstModel(RuleBasedStateMachine):
         self.model.end(name, commit=False)
         self.note(is_synced=True)
 
+    @rule(name=producers, key=keys, restarts=st.integers(0, 2), commit=st.booleans())
+    def overtake(self, name: str, key: Key, restarts: int, commit: bool) -> None:
+        """O1: what is committed after a transaction has written its offset stays, whatever becomes of that."""
+        self.commit_in_transaction(name, [key], 1, True)
+        for from_checkpoint in (True, False)[:restarts]:
+            self.restart(from_checkpoint)
+        self.commit(key, 2)
+        self.end(name, commit, True)
+
+    @rule(name=producers, key=keys, commit=st.booleans())
+    def renew_late(self, name: str, key: Key, commit: bool) -> None:
+        """O5: what a transaction is about to renew does not expire under it."""
+        self.commit(key, 3)
+        self.wait(RETENTION_MS)
+        self.commit_in_transaction(name, [key], 4, True)
+        self.sweep()
+        self.readers_see_what_the_model_says()
+        self.end(name, commit, True)
+
     # -- time, operators ----------------------------------------------------------------------------------------------
 
     @rule(ms=st.sampled_from([1, 59_999, 60_000, RETENTION_MS // 2, RETENTION_MS]))

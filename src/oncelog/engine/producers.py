@@ -21,8 +21,10 @@ def producer_after(before: Producer | None, log: LogId, offset: int, header: Bat
     """The row after a batch at ``offset``: the window moves on, a marker ends the transaction and fences (rules T8, P8)."""
     epoch, producer_id = header.producer_epoch, header.producer_id
     if header.attributes & CONTROL:
-        window = before.window if before is not None and before.epoch == epoch else ()
-        return Producer(log, producer_id, epoch, window, _NO_TRANSACTION, now_ms, 0)
+        if before is None or before.epoch < epoch:
+            return Producer(log, producer_id, epoch, (), _NO_TRANSACTION, now_ms, 0)
+        # Never lowered: an operator's marker may have fenced more than the transaction's own end does.
+        return Producer(log, producer_id, before.epoch, before.window, _NO_TRANSACTION, now_ms, 0)
     last = sequence_after(header.base_sequence, header.offset_delta_last)
     timestamp_ms = header.timestamp_max if header.attributes & 0x08 else -1
     batch = WrittenBatch(header.base_sequence, last, offset, timestamp_ms)

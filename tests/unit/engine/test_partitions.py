@@ -218,6 +218,18 @@ class TestMarkers:
         with pytest.raises(Refusal, match="INVALID_PRODUCER_EPOCH"):
             decide_marker(log, older, commit=False, coordinator_epoch=0, now_ms=world.now_ms)
 
+    def test_the_end_of_a_transaction_does_not_take_back_what_a_marker_fenced(self, world: World) -> None:
+        """T8: an operator's marker raises the epoch before a transaction of an older one comes and ends."""
+        session = world.init()
+        newer = Session(session.producer_id, Epoch(session.epoch + 3))
+        world.apply(decide_marker(world.log(), newer, commit=False, coordinator_epoch=0, now_ms=world.now_ms))
+        world.add(session)
+        assert refusal(world.produce, session, 0, transactional_id="x") is ErrorCode.INVALID_PRODUCER_EPOCH
+        world.end(session, commit=False)
+        assert world.log().producers[session.producer_id].epoch == newer.epoch
+        world.add(session)
+        assert refusal(world.produce, session, 0, transactional_id="x") is ErrorCode.INVALID_PRODUCER_EPOCH
+
     def test_a_marker_keeps_the_window_of_its_own_epoch(self, world: World) -> None:
         """P1, T8: under TV1 the sequence goes on over many transactions."""
         session = world.init()
