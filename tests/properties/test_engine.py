@@ -163,8 +163,9 @@ class EngineAgainstModel(RuleBasedStateMachine):
     @rule(index=st.integers(0, PARTITIONS - 1), share=st.floats(0, 1))
     def delete_records(self, index: int, share: float) -> None:
         """Up to anywhere before the high watermark, also into an open transaction, or into a batch."""
-        log = self.world.log("t", index)
-        offset = round(share * log.high_watermark)
+        self.delete_up_to(index, round(share * self.world.log("t", index).high_watermark))
+
+    def delete_up_to(self, index: int, offset: int) -> None:
         decision = decide_delete_records(self.world.state, [DeleteUpTo("t", index, offset)])
         self.world.apply(decision)
         self.starts[index] = max(self.starts[index], offset)
@@ -174,6 +175,21 @@ class EngineAgainstModel(RuleBasedStateMachine):
     def restart(self, from_checkpoint: bool) -> None:
         """In the middle of everything; what clients know stays true."""
         self.world.state = self.world.checkpointed() if from_checkpoint else self.world.replayed()
+
+    @precondition(lambda self: len(self.writers) == len(IDS))
+    @rule(
+        names=st.permutations(IDS), index=st.integers(0, PARTITIONS - 1), into=st.integers(0, 6), commit=st.booleans()
+    )
+    def cut_into(self, names: list[str], index: int, into: int, commit: bool) -> None:
+        """Two transactions take turns; records are deleted up to one of theirs, before the first one ends and after."""
+        first = self.world.log("t", index).offset_next
+        for name, count in ((names[0], 3), (names[1], 1), (names[0], 2)):
+            self.write(name, index, count)
+        self.delete_up_to(index, first + into)
+        self.restart(True)
+        self.readers_see_what_the_model_says()
+        self.end(names[0], commit, 1)
+        self.delete_up_to(index, first + 4)
 
     @precondition(lambda self: self.writers)
     @rule(name=st.sampled_from(IDS), index=st.integers(0, PARTITIONS - 1), back=st.integers(1, 3))
@@ -217,7 +233,9 @@ class EngineAgainstModel(RuleBasedStateMachine):
         end = offset_end(log, is_committed=is_committed)
         start = self.starts[index]
         assert log.offset_start == start
-        aborted = aborted_between(log, start, end) if is_committed and start < end else []
+        if start >= end:
+            return []
+        aborted = aborted_between(log, start, end) if is_committed else []
         hidden: set[int] = set()
         seen: list[int] = []
         for _, batches, _ in self.world.journal:
