@@ -28,6 +28,7 @@ def producer_after(before: Producer | None, log: LogId, offset: int, header: Bat
     last = sequence_after(header.base_sequence, header.offset_delta_last)
     timestamp_ms = header.timestamp_max if header.attributes & 0x08 else -1
     batch = WrittenBatch(header.base_sequence, last, offset, timestamp_ms)
+    window: tuple[WrittenBatch, ...]
     if before is None or before.epoch != epoch:
         window, first_offset = (batch,), _NO_TRANSACTION
     else:
