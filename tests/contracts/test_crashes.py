@@ -77,7 +77,7 @@ def size_of(log: int, offset: int):
 
 def check(crash: Crash, folder: Path, *, has_power: bool) -> None:
     restored(crash.image, folder)
-    if not has_power:
+    if not has_power and (folder / "boot").exists():
         (folder / "boot").write_text("another")
     storage = FileStorage(folder, **SIZES)  # type: ignore[arg-type]
     try:

@@ -152,6 +152,7 @@ class FileStorage(Reading):
         is_same_boot = self._folder.is_same_boot()
         try:
             loaded = read_checkpoint(self._folder.path)
+            has_checkpoint = loaded is not None
             if loaded is None:
                 loaded = Loaded(Place(Position(0), 1, 0), [], [], [])
             self._logs.by_id.update((index.id, index) for index in loaded.indexes)
@@ -163,9 +164,12 @@ class FileStorage(Reading):
             self._release()
             raise
         needed = {generation for index in loaded.indexes for generation in index.generations(PLACE_BITS)}
-        return Recovered(loaded.chunks, self._replay(loaded.place, needed, is_same_boot), is_same_boot)
+        entries = self._replay(loaded.place, needed, is_same_boot=is_same_boot, has_checkpoint=has_checkpoint)
+        return Recovered(loaded.chunks, entries, is_same_boot)
 
-    def _replay(self, place_from: Place, needed: set[int], is_same_boot: bool) -> Iterator[tuple[Position, Entry]]:
+    def _replay(
+        self, place_from: Place, needed: set[int], *, is_same_boot: bool, has_checkpoint: bool
+    ) -> Iterator[tuple[Position, Entry]]:
         try:
             reader = JournalReader(self._folder.journal, place_from, needed, is_same_boot=is_same_boot)
             for generation, found in reader.entries():
@@ -178,7 +182,7 @@ class FileStorage(Reading):
                 yield found.position, found.entry
             self._appended = self._written = self._synced = self._asked = self._safe = reader.position
             self._settled = place_from.position
-            self._remove_remains(reader.position)
+            self._remove_remains(is_anything_known=has_checkpoint or reader.position > 0)
             self._journal.clean(place_from.generation, needed)
             self._journal.cut(reader.generation, reader.offset)
             self._make_safe()
@@ -203,10 +207,13 @@ class FileStorage(Reading):
             self._forget_boot(error)
             raise
 
-    def _remove_remains(self, position: Position) -> None:
-        """Only now: a lost checkpoint would make remains of all segment files, and shows by a journal that does not begin."""
+    def _remove_remains(self, *, is_anything_known: bool) -> None:
+        """Only now: a lost checkpoint would make remains of all segment files, and shows by a journal that does not begin.
+
+        If the journal is lost too, the boot id tells: it is kept after the first sync, so that something was safe.
+        """
         remains = self._segments.remains()
-        if remains and not position:
+        if remains and not is_anything_known and self._folder.is_boot_kept():
             raise StorageError(
                 f"The checkpoint is missing: {self._folder.segments} holds {remains[0].name}. Nothing was changed; restore "
                 "the file 'checkpoint' from a copy."
