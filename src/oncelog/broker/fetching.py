@@ -271,14 +271,19 @@ class Fetching:
         pieces: list[bytes | memoryview] = []
         if wanted.offset < end and bytes_left > 0:
             try:
-                pieces = self._broker.storage.read(
-                    log.id, wanted.offset, offset_end=end, bytes_max=min(wanted.bytes_max, bytes_left)
-                )
+                pieces = self._read_sound(log, wanted.offset, end, min(wanted.bytes_max, bytes_left))
             except DamagedRecords as no:
                 self._tell_damage(log, wanted.offset, no)
                 return FetchedPartition(index, no.code, -1, -1, -1, None, ())
         aborted = _aborted(log, wanted.offset, pieces) if is_committed else None
         return FetchedPartition(index, 0, *bounds.shown, aborted, pieces)
+
+    def _read_sound(self, log: Log, offset: int, end: int, bytes_max: int) -> list[bytes | memoryview]:
+        """If some of it is damaged, the first batch alone: readers get all that is sound before, and the place is known."""
+        try:
+            return self._broker.storage.read(log.id, offset, offset_end=end, bytes_max=bytes_max)
+        except DamagedRecords:
+            return self._broker.storage.read(log.id, offset, offset_end=end, bytes_max=1)
 
     def _tell_damage(self, log: Log, offset: int, no: DamagedRecords) -> None:
         """Once for each partition: its readers come again and again."""

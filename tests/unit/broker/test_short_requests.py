@@ -390,20 +390,24 @@ def test_damaged_records_are_told_to_their_readers_only(desk: Desk) -> None:
         desk.produce(topic, 3)
     damaged = desk.broker.state.topics["t"].logs[0]
 
-    def read_damaged(log: Any, *_: Any, **__: Any) -> list[bytes]:
-        if log == damaged:
+    def read_damaged(log: Any, offset: int, *, bytes_max: int, **_: Any) -> list[bytes]:
+        if log == damaged and (bytes_max > 1 or offset > 0):
             raise DamagedRecords("the disk has changed them")
         return [client_batch(count=3)]
 
     desk.storage.read = read_damaged  # type: ignore[attr-defined]
     for _ in range(2):
-        parts = [{"partition": 0, "fetch_offset": 0, "partition_max_bytes": 10_000}]
+        parts = [{"partition": 0, "fetch_offset": 1, "partition_max_bytes": 10_000}]
         topics = [{"topic": topic, "partitions": parts} for topic in ("t", "u")]
         reply = desk.ask(FETCH, 12, max_wait=0, min_bytes=1, max_bytes=10_000, session_epoch=-1, topics=topics)
         told = {topic.topic: topic.partitions[0] for topic in reply.responses}
         assert (told["t"].error_code, told["t"].records) == (ErrorCode.CORRUPT_MESSAGE, b"")
         assert (told["u"].error_code, bool(told["u"].records)) == (ErrorCode.NONE, True)
-    desk.storage.find_time = lambda *_, **__: TimedBatch(0, 5_000)  # type: ignore[attr-defined]
+    parts = [{"partition": 0, "fetch_offset": 0, "partition_max_bytes": 10_000}]
+    asked = {"max_wait": 0, "min_bytes": 1, "max_bytes": 10_000, "session_epoch": -1}
+    (topic,) = desk.ask(FETCH, 12, topics=[{"topic": "t", "partitions": parts}], **asked).responses
+    assert topic.partitions[0].records == client_batch(count=3), "what is sound before it is read"
+    desk.storage.find_time = lambda *_, **__: TimedBatch(1, 5_000)  # type: ignore[attr-defined]
     named = [{"name": "t", "partitions": [{"partition_index": 0, "timestamp": 5, "current_leader_epoch": -1}]}]
     (topic,) = desk.ask(LIST_OFFSETS, 4, isolation_level=0, topics=named).topics
     assert topic.partitions[0].error_code == ErrorCode.CORRUPT_MESSAGE
