@@ -121,7 +121,7 @@ class OffsetsAgainstModel(RuleBasedStateMachine):
         rows = transactions.group_joined(world.state, name, session, group, version=version, now_ms=world.now_ms)
         wanted = [key for key in chosen if key[0] == group]
         tree = [SimpleNamespace(name=topic, partitions=[part_of(at, offset)]) for _, topic, at in wanted]
-        request = SimpleNamespace(group_id=group, producer_id=session.producer_id, topics=tree)
+        request = SimpleNamespace(transactional_id=name, group_id=group, producer_id=session.producer_id, topics=tree)
         decision = decide_transactional_commit(world.state, request, version=version, now_ms=world.now_ms)
         assert decision.level is Level.WRITTEN
         self.take(decision._replace(rows=(*rows, *decision.rows)))
@@ -258,10 +258,10 @@ class OffsetsAgainstModel(RuleBasedStateMachine):
             return
         for key in KEYS:
             group, topic, partition = key
-            at = [TopicPartition(topic, partition)]
-            (any_,) = commits.fetch_offsets(self.world.state, group, at, require_stable=False)
+            at = TopicPartition(topic, partition)
+            any_ = commits.fetch_offset(self.world.state, group, at, require_stable=False)
             assert any_.offset == self.model.committed.get(key, (-1,))[0], key
-            (stable,) = commits.fetch_offsets(self.world.state, group, at, require_stable=True)
+            stable = commits.fetch_offset(self.world.state, group, at, require_stable=True)
             assert (stable.code is ErrorCode.UNSTABLE_OFFSET_COMMIT) == self.model.is_pending(key), key
 
     @invariant()
