@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,8 +92,9 @@ def test_an_open_transaction_is_left_alone(compacting: BrokerProcess, unique: Un
     """R1: what comes after its first record is not compacted, until it ends."""
     topic = create_topic(compacting.bootstrap, unique("compacted"), 1, **EAGER)
     plain, holding = producer(compacting.bootstrap), transactional_producer(compacting.bootstrap, unique("holding"))
-    for number in range(50):
-        plain.produce(topic, b"early %d" % number, b"k")
+    early_ms = time.time_ns() // 1_000_000 - 60_000
+    for number in range(50):  # a second apart: what is removed as one by retention is compacted as one, or not at all
+        plain.produce(topic, b"early %d" % number, b"k", timestamp=early_ms + 1_000 * number)
         plain.flush(30)
     holding.begin_transaction()
     holding.produce(topic, b"open", b"k")
