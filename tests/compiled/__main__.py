@@ -15,9 +15,9 @@ import sys
 
 from tests.compiled.building import ROOT, built, check, variables
 
-#: tests/house, tests/mutants and tests/properties of documents look at sources; make test runs them.
+#: tests/house and tests/mutants look at sources, tests/simulation gives the storage another disk: make test runs them.
 WHOLE = (
-    "tests/unit", "tests/properties", "tests/stories", "tests/contracts", "tests/simulation", "tests/conformance",
+    "tests/unit", "tests/properties", "tests/stories", "tests/contracts", "tests/conformance",
     "tests/process", "tests/chaos", "tests/testing",
 )  # fmt: skip
 SHORT = (
