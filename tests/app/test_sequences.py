@@ -25,9 +25,10 @@ from tests.support.postgres import postgres, postgres_database
 from tests.support.proxy import Proxy
 
 from oncelog.app import App, ConfigurationError, Context, Out, Record, Retry, schema
-from oncelog.app.errors import Undone
+from oncelog.app.errors import Halted, Undone
 from oncelog.app.exchange import Exchange
 from oncelog.app.intake import Intake
+from oncelog.app.state import Changelog, FileTable
 
 __all__ = ["postgres", "postgres_database"]
 
@@ -335,6 +336,35 @@ def test_an_old_checkpoint_is_not_gone_on_from(broker: Broker, unique: Unique, t
     assert offset > 0
     counts("deleted")
     assert_counted(broker.bootstrap, target, fed)
+
+
+def test_a_restore_that_is_cut_short_leaves_an_old_checkpoint_old(
+    broker: Broker, unique: Unique, tmp_path: Path
+) -> None:
+    """What it had read so far was true as of the checkpoint that it began with; deletions since may be gone later."""
+    changelog = create_topic(broker.bootstrap, unique("changelog"))
+    writer = producer(broker.bootstrap)
+    for number in range(5000):
+        writer.produce(changelog, b"0", key=b"%d" % number, partition=0)
+    assert writer.flush(30) == 0
+    table = FileTable(tmp_path / "0.sqlite")
+    an_hour_ago = time.time() - 3600
+    table.write((), 1, an_hour_ago)
+
+    class AfterOnePiece(threading.Event):
+        def is_set(self) -> bool:
+            return table.checkpoint > 1
+
+    cut_short = Changelog({"bootstrap.servers": broker.bootstrap}, AfterOnePiece())
+    with pytest.raises(Halted):
+        cut_short.restore(table, changelog, 0)
+    cut_short.close()
+    assert 1 < table.checkpoint < 5000 and table.checkpoint_at == an_hour_ago
+    whole = Changelog({"bootstrap.servers": broker.bootstrap}, threading.Event())
+    whole.restore(table, changelog, 0)
+    whole.close()
+    assert table.checkpoint == 5000 and table.checkpoint_at > an_hour_ago
+    table.close()
 
 
 # -- what can't be sent, what is raised -------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tests.simulation.loop import SimulatedLoop
 from tests.simulation.threads import Life, installed
 
 from oncelog.model.errors import StorageError
+from oncelog.model.ids import LogId
 from oncelog.storage.contract import Entry
 from oncelog.storage.files import FileStorage
 
@@ -147,3 +148,20 @@ def test_a_checkpoint_that_was_found_is_safe_before_the_journal_is_cleaned(simul
         machine.kill()
         machine.tree.lose_power()
         machine.check()
+
+
+def test_a_segment_file_that_can_not_be_removed_ends_the_broker(simulated: None) -> None:
+    """Law 7: the thread that could not remove it would end, nobody would know, and nothing would be settled any more."""
+    machine = Machine(1)
+    machine.start()
+    for _ in range(60):
+        machine.write()
+    machine.storage.settle()
+    while machine.storage._settler.is_running:
+        machine.events.step()
+    assert any(path.endswith(".segment") for path in machine.tree.files)
+    machine.life.process.plan = Plan(("unlink",), 0, errno.EIO)
+    machine.storage.drop(LogId(1))
+    while not machine.failures:
+        machine.events.step()
+    assert "Could not remove" in str(machine.failures[0]) and ".segment" in str(machine.failures[0])

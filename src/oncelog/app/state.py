@@ -52,8 +52,10 @@ class Table:
         """All keys that begin so."""
         raise NotImplementedError
 
-    def write(self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None) -> None:
-        """All of it or nothing. None deletes; ``checkpoint`` None leaves that as it is."""
+    def write(
+        self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None, as_of: float | None = None
+    ) -> None:
+        """All of it or nothing. None deletes; ``checkpoint`` None leaves that as it is; ``as_of`` None is now."""
         raise NotImplementedError
 
     @property
@@ -63,7 +65,7 @@ class Table:
 
     @property
     def checkpoint_at(self) -> float:
-        """When it was written, in seconds since 1970."""
+        """As of when that is so, in seconds since 1970: what was deleted later may be gone from the changelog."""
         raise NotImplementedError
 
     def clear(self) -> None:
@@ -101,7 +103,12 @@ class MemoryTable(Table):
         """All keys that begin so."""
         return [key for key in self._rows if key.startswith(prefix)]
 
-    def write(self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None) -> None:
+    def write(
+        self,
+        changes: Iterable[tuple[bytes, bytes | None]],
+        checkpoint: int | None,
+        as_of: float | None = None,  # noqa: ARG002 - it is always new
+    ) -> None:
         """Replaces and deletes."""
         self._checkpoint = self._checkpoint if checkpoint is None else checkpoint
         for key, value in changes:
@@ -133,7 +140,7 @@ class FileTable(Table):
 
     @property
     def checkpoint_at(self) -> float:
-        """When it was written; 0: never."""
+        """As of when; 0: never."""
         (seconds,) = self._connection.execute("SELECT written_at FROM progress").fetchone()
         return float(seconds)
 
@@ -147,7 +154,9 @@ class FileTable(Table):
         found = self._connection.execute("SELECT key FROM rows WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
         return [bytes(key) for (key,) in found]
 
-    def write(self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None) -> None:
+    def write(
+        self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None, as_of: float | None = None
+    ) -> None:
         """In one transaction; ``checkpoint`` None leaves it as it is."""
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
@@ -161,7 +170,8 @@ class FileTable(Table):
                         (key, value),
                     )
             if checkpoint is not None:
-                run("UPDATE progress SET changelog_offset = ?, written_at = ?", (checkpoint, time.time()))
+                at = time.time() if as_of is None else as_of
+                run("UPDATE progress SET changelog_offset = ?, written_at = ?", (checkpoint, at))
 
     def clear(self) -> None:
         """As new, at once: a checkpoint without its rows would pass for a state that is empty."""
@@ -322,9 +332,11 @@ class Changelog:
         and reading waits until the last stable offset has come there.
         """
         low, high = self.end(topic, partition)
-        is_old = table.checkpoint_at < time.time() - CHECKPOINT_SECONDS_MAX
-        if is_old or not low <= table.checkpoint <= high:
+        # A restore that is cut short leaves a checkpoint that is as old as the one that it began with.
+        as_of = table.checkpoint_at
+        if as_of < time.time() - CHECKPOINT_SECONDS_MAX or not low <= table.checkpoint <= high:
             table.clear()  # another changelog, or one that has lost its beginning or its deletions since
+            as_of = time.time()
         start = max(low, table.checkpoint)
         read, position = 0, start
         if start < high:
@@ -340,7 +352,7 @@ class Changelog:
                     position = (message.offset() or 0) + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     position = message.offset() or 0
-            table.write(changes, position)
+            table.write(changes, position, as_of)
             read += len(changes)
         self._committed.unassign()
         table.write((), high)

@@ -316,8 +316,16 @@ class Settler:
             if isinstance(job, Round):
                 self._carry_out(job)
             else:
-                for path in job:
-                    path.unlink()
+                self._remove(job)
+
+    def _remove(self, paths: list[Path]) -> None:
+        """Law 7 here too: what can't be removed would fill the disk, and an end of this thread would tell nobody."""
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            failure = StorageError(f"Could not remove {path}: {error.strerror or error}.")
+            self._tell(partial(self._on_failed, failure))
 
     def _carry_out(self, round_: Round) -> None:
         pace = Pace(self._is_hurried, lambda: self._is_closing)
