@@ -110,9 +110,16 @@ def logged(broker: BrokerProcess, peer: str) -> str:
     return found[1]
 
 
+_hosts = itertools.count(2)
+
+
 def answer(broker: BrokerProcess, data: bytes) -> tuple[bytes, str]:
-    """Everything that is answered to some bytes until the connection is closed, and why it was, by the log."""
-    with socket.create_connection(("127.0.0.1", broker.port), timeout=SECONDS_MAX) as client:
+    """Everything that is answered to some bytes until the connection is closed, and why it was, by the log.
+
+    From an address of its own each time: the log has ten such lines of a host a minute.
+    """
+    source = (f"127.0.0.{next(_hosts)}", 0)
+    with socket.create_connection(("127.0.0.1", broker.port), timeout=SECONDS_MAX, source_address=source) as client:
         host, port = client.getsockname()
         client.sendall(data)
         received = b""

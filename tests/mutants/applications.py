@@ -175,9 +175,16 @@ SEQUENCES = [
     Breakage(
         "a checkpoint never gets too old",
         "app/state.py",
-        "if is_old or not low",
+        "if as_of < time.time() - CHECKPOINT_SECONDS_MAX or not low",
         "if not low",
         _SEQUENCES + "an_old_checkpoint_is_not_gone_on_from",
+    ),
+    Breakage(
+        "a restore that is cut short makes its checkpoint young",
+        "app/state.py",
+        "table.write(changes, position, as_of)",
+        "table.write(changes, position)",
+        _SEQUENCES + "a_restore_that_is_cut_short_leaves_an_old_checkpoint_old",
     ),
     Breakage(
         "what the client can't take ends the application",

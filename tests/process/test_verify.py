@@ -80,11 +80,15 @@ def test_the_operators_command_is_run(broker: BrokerProcess, tmp_path: Path) -> 
     assert "exit code 3" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+#: A shell's background jobs ignore SIGINT, and so would all that these tests start from there.
+LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.mark.client("confluent-kafka")
 def test_interrupted(broker: BrokerProcess, tmp_path: Path) -> None:
     """Ctrl-C leaves no worker behind, and what was recorded so far."""
     command = [sys.executable, "-m", "oncelog", "verify", "--bootstrap", broker.bootstrap, "--out", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, "-c", LISTENING, *command], stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("parts/copy-*.jsonl")):
             assert process.poll() is None
