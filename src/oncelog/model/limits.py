@@ -69,8 +69,8 @@ GROUPS_MAX: Final = 20_000
 GROUP_MEMBERS_MAX: Final = 1_000
 #: Bytes of one member's subscription or assignment.
 MEMBER_BYTES_MAX: Final = 1_048_576
-#: Bytes of the subscriptions of all members of a classic group, and of their assignments: one row of the journal holds them,
-#: written anew with every generation. Kafka's bound is a message's size, 1 MiB compressed.
+#: Bytes of the subscriptions of all members of a group, and of the assignments of a classic one: a row of the journal holds
+#: those, written anew with every generation. Kafka's bound is a message's size, 1 MiB compressed.
 GROUP_BYTES_MAX: Final = 33_554_432
 #: Protocols that one member of a classic group may name.
 MEMBER_PROTOCOLS_MAX: Final = 100

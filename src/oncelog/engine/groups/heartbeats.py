@@ -31,7 +31,13 @@ from oncelog.engine.groups.values import ClassicGroup
 from oncelog.engine.state import State
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.ids import LogId
-from oncelog.model.limits import GROUP_MEMBERS_MAX, ID_CHARACTERS_MAX, MEMBER_BYTES_MAX, MEMBER_TOPICS_MAX
+from oncelog.model.limits import (
+    GROUP_BYTES_MAX,
+    GROUP_MEMBERS_MAX,
+    ID_CHARACTERS_MAX,
+    MEMBER_BYTES_MAX,
+    MEMBER_TOPICS_MAX,
+)
 
 _replace = msgspec.structs.replace
 
@@ -82,6 +88,7 @@ def decide_consumer_heartbeat(state: State, beat: Heartbeat, now_ms: int) -> Dec
     member = _updated(before, beat)
     if (member.topics, member.pattern) != (before.topics, before.pattern):
         check_patterns(one.pattern for one in (*draft.members.values(), member) if one.pattern)
+        _check_room(draft, member)
         draft.bump()
     draft.put(member)
     draft.follow()
@@ -124,6 +131,15 @@ def _check_subscription(state: State, beat: Heartbeat) -> None:
         raise Refusal(ErrorCode.POLICY_VIOLATION, f"a member subscribes to at most {MEMBER_TOPICS_MAX} topics")
     if beat.pattern:
         compile_pattern(beat.pattern)
+
+
+def _check_room(draft: ConsumerDraft, member: ConsumerMember) -> None:
+    """All members' topics together. Raises Refusal (law 8)."""
+    others = (one for one in draft.members.values() if one.id != member.id)
+    if sum(len(topic) for one in (member, *others) for topic in one.topics) > GROUP_BYTES_MAX:
+        raise Refusal(
+            ErrorCode.POLICY_VIOLATION, f"the subscriptions of a group's members have at most {GROUP_BYTES_MAX} bytes"
+        )
 
 
 def _group_of(state: State, beat: Heartbeat) -> ConsumerGroup:

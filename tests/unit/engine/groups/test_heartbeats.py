@@ -452,6 +452,18 @@ def test_a_full_group_takes_nobody_but_its_own(world: GroupWorld) -> None:
     assert set(world.group.members) == {"a", "b2"}
 
 
+def test_all_subscriptions_together_have_a_bound(world: GroupWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 8. Who is a member goes on as before, and may ask for less."""
+    monkeypatch.setattr(heartbeats, "GROUP_BYTES_MAX", 1_000)
+    given = world.join("a", "t", "x" * 599)
+    assert refusal(world.join, "b", "y" * 401) is ErrorCode.POLICY_VIOLATION
+    assert set(world.group.members) == {"a"}
+    assert world.beat_refused("a", given.epoch, topics=("z" * 1_001,)) is ErrorCode.POLICY_VIOLATION
+    world.beat("a", given.epoch, topics=("t",))
+    world.join("b", "y" * 900)
+    assert set(world.group.members) == {"a", "b"}
+
+
 def test_a_broker_full_of_groups(world: GroupWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     from oncelog.engine.groups import classic
 
