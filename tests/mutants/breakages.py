@@ -513,7 +513,7 @@ STORAGE = [
     Breakage(
         "D2 a checkpoint does not wait for the journal",
         "storage/settling.py",
-        "            os.fdatasync(descriptor)\n",
+        "            sync_file(path)\n",
         "            continue\n",
     ),
     Breakage(

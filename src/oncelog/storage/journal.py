@@ -128,9 +128,9 @@ class Journal:
             if end > self._sizes[generation]:
                 self._count(generation, end)
 
-    def descriptors(self) -> list[int]:
-        """All open files."""
-        return list(self._files.values())
+    def paths(self) -> list[Path]:
+        """All files that have something in them."""
+        return [self.path_of(generation) for generation in self._files]
 
     def take_unsynced(self) -> tuple[list[int], bool]:
         """What must be synced to make everything written safe."""

@@ -13,7 +13,6 @@ trimmed or dropped meanwhile is not moved. Appends go on all the time: the index
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -28,7 +27,7 @@ from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId, Position
 from oncelog.storage.checkpoint import Place, Plan, write_checkpoint
 from oncelog.storage.contract import Rolling, Snapshot
-from oncelog.storage.folder import Folder, sync_folder
+from oncelog.storage.folder import Folder, sync_file, sync_folder
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, Journal
 from oncelog.storage.mapped import MappedFiles
@@ -72,7 +71,7 @@ class Round:
         self.moved_whole: LogId | None = None
         self.compacted: SegmentFile | None = None
         self.plans: list[Plan] = []
-        self.descriptors: list[int] = []
+        self.journal_files: list[Path] = []
         self.outcome: SegmentFile | StorageError | None = None
         self.is_done = self.is_installing = False
 
@@ -120,8 +119,8 @@ def settle(folder: Folder, round_: Round, breathe: Callable[[], None]) -> Segmen
     """Carry a round out; the new segment file if there is something in it. Raises StorageError, Abandoned."""
     try:
         file = move(folder, round_, breathe)
-        for descriptor in round_.descriptors:
-            os.fdatasync(descriptor)
+        for path in round_.journal_files:
+            sync_file(path)
         sync_folder(folder.journal)
         numbers = round_.kept + [new.number for new in (file, round_.compacted) if new is not None]
         write_checkpoint(folder.path, round_.place, numbers, round_.plans, round_.rows, breathe)
@@ -299,7 +298,7 @@ class Settler:
     def _plan_logs(self, round_: Round) -> Iterator[None]:
         gone = {*round_.unneeded, *round_.rewritten}
         round_.kept = [number for number in self._segments.files if number not in gone]
-        round_.descriptors = self._journal.descriptors()
+        round_.journal_files = self._journal.paths()
         indexes = list(self._logs.by_id.values())
         for at in range(0, len(indexes), _LOGS_A_STEP):
             yield
