@@ -74,6 +74,23 @@ def check_torn(folder: Path, places: list[int], torn: int) -> None:
 
 
 @pytest.mark.parametrize("is_same_boot", [True, False])
+def test_what_stands_where_the_journal_ends_is_no_entry_without_the_files_tag(
+    tmp_path: Path, is_same_boot: bool
+) -> None:
+    """A file that is used again may have a client's records just there, with a position that fits."""
+    folder, places = written(tmp_path, is_same_boot=is_same_boot)
+    parts: list[bytes] = []
+    encode_entry(parts, 4, tag_of(1), 0, b"forged", [])
+    content = bytearray(file_of(folder).read_bytes())
+    content[places[3] : places[3] + len(b"".join(parts))] = b"".join(parts)
+    file_of(folder).write_bytes(content)
+    storage = FileStorage(folder, journal_file_bytes=65_536)
+    _, entries, _ = opened(storage)
+    assert [(position, entry.rows) for position, entry in entries] == [(1, b"row"), (2, b"row"), (3, b"row")]
+    storage.close()
+
+
+@pytest.mark.parametrize("is_same_boot", [True, False])
 @pytest.mark.parametrize("torn", [1, 2])
 def test_a_forged_entry_in_a_torn_one_is_none(tmp_path: Path, torn: int, is_same_boot: bool) -> None:
     """Whoever can produce must not be able to keep the broker from starting after a crash."""

@@ -37,7 +37,7 @@ CHECKS = {
     "properties": [*_PYTEST, "tests/properties/test_engine.py"],
     "compaction": [*_PYTEST, "tests/properties/test_compaction.py", "tests/contracts/test_compacting.py"],
     "simulation": [sys.executable, "-m", "tests.simulation", "--seeds", "40", "--steps", "4000", "--examine"],
-    "contracts": [*_PYTEST, "tests/contracts/test_storage.py", "tests/contracts/test_failed_sync.py"],
+    "contracts": [*_PYTEST, *(f"tests/contracts/test_{name}.py" for name in ("storage", "forged", "failed_sync"))],
 }
 
 

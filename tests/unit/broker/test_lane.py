@@ -17,7 +17,7 @@ from oncelog.model.batch import check_batch
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId, Position
 from oncelog.model.limits import UNSYNCED_BYTES_MAX
-from oncelog.model.rows import LogStart, Topic, TopicDeleted
+from oncelog.model.rows import LogStart, Topic, TopicDeleted, decode_rows
 from oncelog.storage.contract import Entry, Recovered
 
 
@@ -112,8 +112,11 @@ class Bench:
         self.said.append("visible")
 
     def append(self, log: int = 1) -> Position:
+        return self.lane.commit(self.decided(log), 0)
+
+    def decided(self, log: int = 1) -> Decision:
         data = client_batch()
-        decision = decide_append(
+        return decide_append(
             self.state,
             self.state.logs[LogId(log)],
             check_batch(data, bytes_max=999),
@@ -122,7 +125,6 @@ class Bench:
             version=9,
             now_ms=0,
         )
-        return self.lane.commit(decision, 0)
 
     def sync(self) -> None:
         self.storage.position_synced = self.storage.position_written
@@ -148,6 +150,16 @@ def test_a_promise_waits_for_its_level(bench: Bench) -> None:
     assert bench.said == ["nothing", "second written", "first synced", "visible"]
     bench.lane.after(Level.SYNCED, second, bench.said.append, "at once")
     assert bench.said[-1] == "at once"
+
+
+def test_one_decision_is_one_entry(bench: Bench) -> None:
+    """Law 2: a crash between its rows and its batches would leave half of it."""
+    before = len(bench.storage.entries)
+    topic = Topic("u", UUID(int=2), (LogId(3),), {}, 0)
+    bench.lane.commit(Decision((topic,), bench.decided().batches), 0)
+    (entry,) = bench.storage.entries[before:]
+    assert decode_rows(entry.rows[8:]) == [topic]
+    assert [one.log for one in entry.batches] == [1]
 
 
 def test_one_write_and_one_sync_for_a_turn(bench: Bench) -> None:
