@@ -169,6 +169,28 @@ def test_an_abort_marker_goes_after_its_entry_of_the_aborted_list() -> None:
     assert found == [at(3, (b"k", b"2"))]
 
 
+def test_what_a_producer_commits_after_an_abort_stays() -> None:
+    """R2: only what lies between a transaction's first record and its abort marker goes, whoever wrote more."""
+    world = World()
+    log = filled(world, 0)
+    session = world.init("x")
+    for sequence, commit in enumerate((False, True)):
+        world.add(session, log)
+        world.produce(session, sequence, transactional_id="x")
+        world.end(session, commit=commit)
+    batches = [batch.data for _, batches, _ in world.journal for batch in batches]
+    _, abort_marker, committed, _ = batches
+    _, found = swept(log, [*batches, at(4, (b"k", b"1"))], 5)
+    assert found == [abort_marker, committed, at(4, (b"k", b"1"))]
+
+
+def test_a_sweep_ends_where_its_map_is_full() -> None:
+    """Law 8. Two batches are looked at whatever is in them, so that every sweep gets further."""
+    sweep = Sweep(filled(World(), 5), 5, keys_max=2, now_ms=NOW_MS, certain_ms=NOW_MS, salt=b"")
+    assert [sweep.look(at(offset, (b"%d" % offset, b"")), lambda: None) for offset in range(3)] == [True, True, False]
+    assert (sweep.offset_swept, sweep.offset_end) == (2, 2)
+
+
 def test_a_sweep_that_has_got_nowhere_says_nothing() -> None:
     world = World()
     log = filled(world, 5)
