@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from tests.support.batches import batch
+from tests.support.messages import build, encode_request, message_type
+from tests.support.raw import RawClient
 
 from oncelog.testing import DidNotFinish, FaultDidNotHappen, Kafka, NotExactlyOnce, assert_exactly_once
 from oncelog.testing.kafka import CLIENT_SETTINGS
@@ -248,11 +251,19 @@ def test_a_client_is_killed_once_for_all_its_requests_on_their_way(kafka: Kafka,
 def test_what_comes_after_a_request_that_was_cut_is_lost_too(kafka: Kafka) -> None:
     """As TCP would have it: the broker meets every request of the connection up to some point, and none behind it."""
     kafka.topic("t", partitions=4)
-    plain = Producer({"bootstrap.servers": kafka.bootstrap, "retries": 0, "linger.ms": 200, **CLIENT_SETTINGS})
-    with kafka.faults(cut="Produce"):
-        for partition in range(4):
-            plain.produce("t", "1", partition=partition)
-        plain.flush(20)
+    sent = [
+        {
+            "transactional_id": None,
+            "acks": -1,
+            "timeout": 10_000,
+            "topic_data": [{"name": "t", "partition_data": [{"index": partition, "records": batch([b"1"])}]}],
+        }
+        for partition in range(4)
+    ]
+    requests = (build(message_type("produce", 9, "request"), tree) for tree in sent)
+    with kafka.faults(cut="Produce"), RawClient(int(kafka.bootstrap.rpartition(":")[2])) as raw:
+        raw.send_bytes(b"".join(encode_request(number, "raw", one) for number, one in enumerate(requests)))
+        assert raw.is_closed_by_peer()
     assert values(kafka) == []
 
 

@@ -67,6 +67,7 @@ def consumer_settings(options: argparse.Namespace) -> Settings:
         **connection_settings(options.bootstrap),
         "group.id": options.group,
         "group.instance.id": options.name,
+        "session.timeout.ms": 6000,
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
