@@ -110,6 +110,35 @@ def test_an_open_transaction_is_left_alone(compacting: BrokerProcess, unique: Un
     assert read(compacting.bootstrap, topic)[1] == {b"k": b"late 49"}
 
 
+def test_what_the_disk_has_changed_is_told_and_left_as_it_is(compacting: BrokerProcess, unique: Unique) -> None:
+    """It is not written again with a sum that fits it; the broker goes on, and so does compaction elsewhere."""
+    bad, good = (create_topic(compacting.bootstrap, unique(name), 1, **EAGER) for name in ("bad", "good"))
+
+    def write_to(*topics: str) -> None:
+        writer = producer(compacting.bootstrap)
+        for number in range(30):
+            for topic in topics:
+                writer.produce(topic, b"of " + topic.encode(), b"%d" % (number % 10))
+                writer.flush(30)
+
+    write_to(bad, good)
+    until(lambda: max(read(compacting.bootstrap, topic)[0] for topic in (bad, good)) < 15, "compaction")
+    compacting.stop()
+    changed = 0
+    for path in (compacting.data / "segments").iterdir():
+        content = path.read_bytes()
+        changed += content.count(b"of " + bad.encode())
+        path.write_bytes(content.replace(b"of " + bad.encode(), b"OF " + bad.encode()))
+    assert changed
+    compacting.start()
+    write_to(bad, good)
+    until(lambda: "damaged records" in compacting.log, "a word")
+    until(lambda: read(compacting.bootstrap, good)[0] < 15, "compaction of the other")
+    assert f"topic={bad}" in next(line for line in compacting.log.splitlines() if "damaged records" in line)
+    with pytest.raises(KafkaException):
+        read(compacting.bootstrap, bad)
+
+
 def test_a_record_without_a_key_is_refused(compacting: BrokerProcess, unique: Unique) -> None:
     """P4: as Kafka, INVALID_RECORD."""
     topic = create_topic(compacting.bootstrap, unique("compacted"), 1, **EAGER)

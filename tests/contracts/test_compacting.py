@@ -11,6 +11,7 @@ import pytest
 from tests.contracts.world import batch, joined, opened, settle
 from tests.support.power import Recorder, restored
 
+from oncelog.model.errors import DamagedRecords
 from oncelog.model.ids import LogId
 from oncelog.storage import FileStorage
 from oncelog.storage.contract import Entry, StoredBatch
@@ -48,6 +49,7 @@ class Thinning:
         self.log = LogId(COMPACTED)
         self.offset_first, self.offset_end, self.looks_max = offset_first, offset_end, looks_max
         self.looked: list[int] = []
+        self.damage: DamagedRecords | None = None
 
     def look(self, data: bytes | memoryview, breathe: Callable[[], None]) -> bool:
         if len(self.looked) == self.looks_max:
@@ -262,3 +264,35 @@ def test_a_crash_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, se
             raise
         finally:
             storage.close()
+
+
+@pytest.mark.parametrize(("is_swept_once", "offset"), [(False, 5), (True, 2)])
+def test_what_the_disk_has_changed_is_not_written_again(tmp_path: Path, is_swept_once: bool, offset: int) -> None:
+    """It would get a sum that fits it, and no reader would be warned any more."""
+    storage: Any = FileStorage(tmp_path / "d", **SIZES, are_sound=lambda data, *_: b"?" not in bytes(data))
+    _, _, told = opened(storage)
+    done: list[bool] = []
+
+    def compact(end: int) -> Thinning:
+        thinning = Thinning(0, end)
+        assert storage.compact(thinning, done.append)
+        count = len(done)
+        told.turn_until(lambda: len(done) > count)
+        told.turn_until(lambda: not storage._settler.is_running)
+        return thinning
+
+    for number in range(30):
+        storage.append(Entry(b"row", [stored(log, number) for log in LOGS]))
+    storage.flush()
+    if is_swept_once:
+        compact(20)
+        assert done == [True]
+    settle(storage, told)
+    told.turn_until(lambda: not storage._settler.is_running)
+    for path in (tmp_path / "d/segments").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"2/5/", b"2/5?"))
+    thinning = compact(30)
+    assert done[-1] is False and not told.failures
+    assert thinning.damage is not None and thinning.damage.why.endswith(f"offset {offset} on are not what was written")
+    assert any(b"2/5?" in path.read_bytes() for path in (tmp_path / "d/segments").iterdir())
+    storage.close()

@@ -28,8 +28,8 @@ from oncelog.engine import transactions
 from oncelog.engine.connections import Connections, LateRequest
 from oncelog.engine.decision import Decision, Level, Ticket
 from oncelog.engine.state import State
-from oncelog.model.errors import ErrorCode, Refusal, StorageError
-from oncelog.model.ids import Position
+from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal, StorageError
+from oncelog.model.ids import LogId, Position
 from oncelog.model.rows import Cluster, Transaction
 from oncelog.storage.contract import Storage
 
@@ -95,6 +95,8 @@ class Broker:
         self.on_pressure: Callable[[bool], None] = lambda _: None
         #: The producers that were fenced most recently, for those who ask why (rule D5).
         self.fences: deque[FencedProducer] = deque(maxlen=FENCES_MAX)
+        #: Logs of which the disk was seen to have changed something.
+        self.damaged: set[LogId] = set()
         self._parked: dict[Ticket, Call] = {}
         self._ticket_last = 0
         self.lane.on_visible = self.fetching.wake
@@ -151,6 +153,16 @@ class Broker:
             call.peer.close("the storage has failed")
             return
         HANDLERS[call.api_key].handle(self, call)
+
+    def tell_damage(self, log_id: LogId, offset: int, no: DamagedRecords) -> None:
+        """Once for each partition: its readers come again and again."""
+        log = self.state.logs.get(log_id)
+        if log is not None and log_id not in self.damaged:
+            self.damaged.add(log_id)
+            self.log.error(
+                "damaged records", topic=log.topic, partition=log.index, offset=offset, why=no.why,
+                next_step="restore the data folder from a copy, or delete the records up to there (DeleteRecords)",
+            )  # fmt: skip
 
     # -- answering ----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Compaction as a broker runs it: the log that needs it most, one sweep at a time (docs/decisions/compaction.md).
 
 Looking goes in steps, so that no turn of the loop is long; the sweep itself is the storage's, on a thread. When a sweep
-is on disk and readers read what it has left, one row says how far it went; then the next log is looked for.
+is on disk and readers read what it has left, one row says how far it went; then the next log is looked for. A log that
+the disk has damaged is left alone until the next start.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from oncelog.engine.compaction import KEY_BYTES, Due, Sweep, decide_compacted, find_due
 from oncelog.engine.state import Log
 from oncelog.model.batch import read_header
+from oncelog.model.errors import DamagedRecords
 from oncelog.model.header import TIMESTAMP_LOG_APPEND
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class Compacting:
         for at in range(0, len(logs), _LOGS_A_TURN):
             for log_id in logs[at : at + _LOGS_A_TURN]:
                 log = state.logs.get(log_id)
-                if log is None or not log.settings.is_compacted:
+                if log is None or not log.settings.is_compacted or log_id in self._broker.damaged:
                     continue
                 due = self._due(log)
                 if due is not None and (best is None or due > best):
@@ -73,7 +75,11 @@ class Compacting:
         if self._is_stopped or broker.lane.failure is not None:
             return None
         stretches = broker.storage.first_batches(log.id)
-        return find_due(log, stretches, self._certain_ms(), partial(self._timestamp_at, log))
+        try:
+            return find_due(log, stretches, self._certain_ms(), partial(self._timestamp_at, log))
+        except DamagedRecords as no:
+            broker.tell_damage(log.id, log.offset_compacted, no)
+            return None
 
     def _certain_ms(self) -> int:
         """What has certainly been reached, by both clocks: records are dated by the machine's time."""
@@ -107,6 +113,9 @@ class Compacting:
         self._is_busy = False
         if self._is_stopped or broker.lane.failure is not None:
             return
+        if sweep.damage is not None:
+            broker.tell_damage(sweep.log, sweep.offset_first, sweep.damage)
+            self.look()
         if is_whole:
             decision = decide_compacted(broker.state, sweep)
             is_further = decision.is_durable

@@ -123,8 +123,6 @@ class Fetching:
         self._waiting: dict[LogId, dict[Waiting, None]] = {}
         self._waiting_count = self._waiting_partitions = 0
         self._sessions: OrderedDict[int, Session] = OrderedDict()
-        #: Logs whose readers have met damage.
-        self._damaged: set[LogId] = set()
 
     def fetch(self, call: Call) -> None:
         """Answer a Fetch now, or when there is enough, or when its time is over."""
@@ -273,7 +271,7 @@ class Fetching:
             try:
                 pieces = self._read_sound(log, wanted.offset, end, min(wanted.bytes_max, bytes_left))
             except DamagedRecords as no:
-                self._tell_damage(log, wanted.offset, no)
+                self._broker.tell_damage(log.id, wanted.offset, no)
                 return FetchedPartition(index, no.code, -1, -1, -1, None, ())
         aborted = _aborted(log, wanted.offset, pieces) if is_committed else None
         return FetchedPartition(index, 0, *bounds.shown, aborted, pieces)
@@ -284,15 +282,6 @@ class Fetching:
             return self._broker.storage.read(log.id, offset, offset_end=end, bytes_max=bytes_max)
         except DamagedRecords:
             return self._broker.storage.read(log.id, offset, offset_end=end, bytes_max=1)
-
-    def _tell_damage(self, log: Log, offset: int, no: DamagedRecords) -> None:
-        """Once for each partition: its readers come again and again."""
-        if log.id not in self._damaged:
-            self._damaged.add(log.id)
-            self._broker.log.error(
-                "damaged records", topic=log.topic, partition=log.index, offset=offset, why=no.why,
-                next_step="restore the data folder from a copy, or delete the records up to there (DeleteRecords)",
-            )  # fmt: skip
 
     def _replying(self, fetch: Waiting, partitions: Read) -> Iterator[None]:
         session = fetch.session

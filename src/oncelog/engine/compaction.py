@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from oncelog.engine.decision import NOTHING, Decision, Level
 from oncelog.engine.state import Log, State
 from oncelog.model.batch import read_header
-from oncelog.model.errors import Refusal
+from oncelog.model.errors import DamagedRecords, Refusal
 from oncelog.model.header import DELETE_HORIZON, TIMESTAMP_LOG_APPEND, BatchHeader
 from oncelog.model.ids import LogId, ProducerId
 from oncelog.model.rewriting import Keyed, keyed_records, opened, rewritten
@@ -102,6 +102,7 @@ class Sweep:
         self.offset_end = offset_end
         #: Where the last batch ends that it has looked at.
         self.offset_swept = 0
+        self.damage: DamagedRecords | None = None
         self.bytes_before = self.bytes_after = 0
         self._swept_before = log.offset_compacted
         self._horizon_ms = min(now_ms + log.settings.tombstone_ms, _UNLIMITED)

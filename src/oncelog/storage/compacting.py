@@ -12,6 +12,9 @@ Until the checkpoint names it, the new file is a remain like any other, and the 
 moment leaves each stretch as it was, or as it is to be. The files that are read are *pinned*: not written again and not
 removed meanwhile.
 
+What is read is checked first: a batch that the disk has changed would be written again with a sum that fits it, and no
+reader would be warned any more. Then the compaction ends, and what it was about stays as it is.
+
 A file ends where an old stretch ends, and only if the last batch of that stretch is still there: what is gone belongs
 to the batch that follows, and a log has no holes.
 """
@@ -23,15 +26,15 @@ from array import array
 from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId
 from oncelog.storage.contract import Compaction, Rolling
 from oncelog.storage.folder import Folder, sync_folder
 from oncelog.storage.index import Logs
 from oncelog.storage.mapped import MappedFiles
-from oncelog.storage.segments import SegmentFile, Segments
+from oncelog.storage.segments import AreSound, SegmentFile, Segments, damaged
 from oncelog.storage.settling import Abandoned, Pace, old_chunks
 from oncelog.storage.stretches import Stretch
 from oncelog.storage.writing import Chunk, SegmentWriter
@@ -41,6 +44,10 @@ _FILE_BYTES: Final = 256 * 1024 * 1024
 _MAPPED_BYTES_MAX: Final = 8 * 1024 * 1024
 #: Nobody waits for it: it rests three times as long as it works.
 _REST: Final = 3.0
+
+
+#: A file and the stretches in it; or why there is none.
+Outcome: TypeAlias = tuple[SegmentFile, int] | StorageError | DamagedRecords
 
 
 class Step(Enum):
@@ -64,23 +71,46 @@ class Job:
         self.file: SegmentFile | None = None
 
 
+class Source:
+    """The batches of old stretches, each checked by ``are_sound`` if there is one. Raises DamagedRecords."""
+
+    def __init__(self, files: MappedFiles, are_sound: AreSound | None) -> None:
+        self._files, self._are_sound = files, are_sound
+
+    def chunks(self, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
+        """Of the stretch in file ``number``, from the batch that holds ``offset_start`` on."""
+        for chunk in old_chunks(self._files, number, stretch, offset_start):
+            if self._are_sound is not None:
+                ends = (*chunk.offsets[1:], chunk.offset_next)
+                for offset, end, piece in zip(chunk.offsets, ends, chunk.pieces, strict=True):
+                    if not self._are_sound(piece, offset, end):
+                        raise damaged(self._files.segment(number)[1], stretch.at, offset)
+            yield chunk
+
+
 # -- on the thread ----------------------------------------------------------------------------------------------------
 
 
-def carry_out(folder: Folder, job: Job, number: int, breathe: Callable[[], None]) -> tuple[SegmentFile, int]:
-    """Look, then write one file: the file, and how many stretches are in it. Raises OSError, StorageError, Abandoned."""
+def carry_out(
+    folder: Folder, are_sound: AreSound | None, job: Job, number: int, breathe: Callable[[], None]
+) -> tuple[SegmentFile, int]:
+    """Look, then write one file: the file, and how many stretches are in it.
+
+    Raises OSError, StorageError, DamagedRecords, Abandoned.
+    """
     with MappedFiles(folder, _MAPPED_BYTES_MAX) as files:
+        source = Source(files, are_sound)
         if not job.is_looked:
-            _look(files, job, breathe)
-        return _write(folder, files, job, number, breathe)
+            _look(source, job, breathe)
+        return _write(folder, source, job, number, breathe)
 
 
-def _look(files: MappedFiles, job: Job, breathe: Callable[[], None]) -> None:
+def _look(source: Source, job: Job, breathe: Callable[[], None]) -> None:
     compaction, end = job.compaction, job.compaction.offset_end
     for number, stretch in job.left:
         if stretch.offset_next <= compaction.offset_first:
             continue
-        for chunk in old_chunks(files, number, stretch, compaction.offset_first):
+        for chunk in source.chunks(number, stretch, compaction.offset_first):
             for offset, piece in zip(chunk.offsets, chunk.pieces, strict=True):
                 if offset >= end or not compaction.look(piece, breathe):
                     return
@@ -88,14 +118,14 @@ def _look(files: MappedFiles, job: Job, breathe: Callable[[], None]) -> None:
 
 
 def _write(
-    folder: Folder, files: MappedFiles, job: Job, number: int, breathe: Callable[[], None]
+    folder: Folder, source: Source, job: Job, number: int, breathe: Callable[[], None]
 ) -> tuple[SegmentFile, int]:
     path = folder.segments / f"{number:016d}.segment"
     is_whole = False
     writer = SegmentWriter(path, breathe)
     try:
         writer.allocate(min(sum(stretch.size for _, stretch in job.left), _FILE_BYTES))
-        count = _fill(writer, files, job, breathe)
+        count = _fill(writer, source, job, breathe)
         file = writer.finish(number, 0)
         is_whole = True
     finally:
@@ -106,7 +136,7 @@ def _write(
     return file, count
 
 
-def _fill(writer: SegmentWriter, files: MappedFiles, job: Job, breathe: Callable[[], None]) -> int:
+def _fill(writer: SegmentWriter, source: Source, job: Job, breathe: Callable[[], None]) -> int:
     """Write stretches again until the file is large enough and may end; how many."""
     log, end = job.compaction.log, job.compaction.offset_end
     writer.begin(log, job.rolling)
@@ -116,7 +146,7 @@ def _fill(writer: SegmentWriter, files: MappedFiles, job: Job, breathe: Callable
         if stretch.offset >= end:
             break
         count = at + 1
-        for chunk in old_chunks(files, number, stretch, job.offset_start):
+        for chunk in source.chunks(number, stretch, job.offset_start):
             for new in filling.rewritten(chunk, job.compaction, breathe):
                 written += sum(new.lengths)
                 writer.add(new)
@@ -176,9 +206,11 @@ class Compactor:
         wish: Callable[[], None],
         on_failed: Callable[[StorageError], None],
         rolling_of: Callable[[LogId], Rolling],
+        are_sound: AreSound | None,
     ) -> None:
         self._folder, self._logs, self._segments = folder, logs, segments
         self._tell, self._wish, self._on_failed, self._rolling_of = tell, wish, on_failed, rolling_of
+        self._are_sound = are_sound
         self._job: Job | None = None
         self._thread: threading.Thread | None = None
         self._is_closing = False
@@ -237,12 +269,12 @@ class Compactor:
     def _carry_out(self, job: Job, number: int) -> None:
         """On the thread."""
         pace = Pace(lambda: False, lambda: self._is_closing, _REST)
-        outcome: tuple[SegmentFile, int] | StorageError = StorageError("Compacting ended by a bug; see the traceback.")
+        outcome: Outcome = StorageError("Compacting ended by a bug; see the traceback.")
         try:
-            outcome = carry_out(self._folder, job, number, pace.breathe)
+            outcome = carry_out(self._folder, self._are_sound, job, number, pace.breathe)
         except Abandoned:
             return
-        except StorageError as error:
+        except (StorageError, DamagedRecords) as error:
             outcome = error
         except OSError as error:
             outcome = StorageError(f"Compacting in {self._folder.path} failed: {error.strerror or error}.")
@@ -250,11 +282,15 @@ class Compactor:
         finally:
             self._tell(partial(self._carried_out, job, outcome))
 
-    def _carried_out(self, job: Job, outcome: tuple[SegmentFile, int] | StorageError) -> None:
+    def _carried_out(self, job: Job, outcome: Outcome) -> None:
         if self._is_closing:
             return
         if isinstance(outcome, StorageError):
             self._on_failed(outcome)
+            return
+        if isinstance(outcome, DamagedRecords):
+            job.compaction.damage = outcome
+            self._end(job, is_whole=False)
             return
         job.file, count = outcome
         del job.left[:count]

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId, Position
 
 
@@ -76,6 +76,8 @@ class Compaction(Protocol):
     offset_first: int
     #: After the looking: where the last batch ends that was looked at.
     offset_end: int
+    #: Set if the disk has changed some of the log: then the compaction was given up.
+    damage: DamagedRecords | None
 
     def look(self, batch: memoryview, breathe: Callable[[], None]) -> bool:
         """See the next batch. False: no more of them, please."""
@@ -199,7 +201,7 @@ class Storage(Protocol):
         """Begin a compaction; False if one is under way, or if there is nothing to compact in.
 
         ``on_done`` is called on the owner's thread when what is left is safe and all reads give that: True, or False if the log
-        was dropped meanwhile. After a stop in between, each part of the log is as it was or as it was to be.
+        was dropped meanwhile or has ``damage``. After a stop in between, each part of the log is as it was or as it was to be.
         """
 
     def close(self) -> None:

@@ -102,6 +102,7 @@ class FileStorage(Reading):
             wish=self._begin_round,
             on_failed=self._settle_failed,
             rolling_of=self._rolling_of,
+            are_sound=are_sound,
         )
         self._settled = Position(0)
 
