@@ -24,7 +24,7 @@ from tests.support.fixtures import Broker
 from tests.support.postgres import postgres, postgres_database
 from tests.support.proxy import Proxy
 
-from oncelog.app import App, ConfigurationError, Context, Out, Record, Retry, schema
+from oncelog.app import App, Batch, ConfigurationError, Context, Out, Record, Retry, schema
 from oncelog.app.errors import Halted, Undone
 from oncelog.app.exchange import Exchange
 from oncelog.app.intake import Intake
@@ -309,6 +309,35 @@ def test_state_of_one_handler_is_not_kept_when_the_next_one_fails(
     with app.running():
         until_done(broker.bootstrap, name, source)
     assert failed
+    assert_counted(broker.bootstrap, target, fed)
+
+
+def test_state_of_a_batch_that_is_repeated_one_by_one_is_not_kept(
+    broker: Broker, unique: Unique, tmp_path: Path
+) -> None:
+    """A batch handler has had all records, and some are counted, when another handler fails at the sixth."""
+    name, source, target = make(broker.bootstrap, unique, 1)
+    app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT)
+    sizes: list[int] = []
+
+    @app.process(source)
+    def together(batch: Batch[Record[str, str]]) -> None:
+        sizes.append(len(batch))
+
+    counter(app, source, target)
+    failed: list[int] = []
+
+    @app.process(source, retry=Retry(2, 0.0))
+    def moody(record: Record[str, str]) -> None:
+        if record.offset == 5 and not failed:
+            failed.append(record.offset)
+            raise ValueError("not yet")
+
+    fed = ["x", "y"] * 10
+    feed(broker.bootstrap, source, fed)
+    with app.running():
+        until_done(broker.bootstrap, name, source)
+    assert failed and max(sizes) > 5
     assert_counted(broker.bootstrap, target, fed)
 
 

@@ -55,7 +55,7 @@ MISTAKES = [
         "app/intake.py",
         "        for place, offset in offsets.items():\n            self._seek(place, offset)\n        return offsets\n",
         "        return offsets\n",
-        "tests/app/test_state.py::test_an_aborted_transaction_leaves_no_state",
+        _SEQUENCES + "state_of_a_batch_that_is_repeated_one_by_one_is_not_kept",
     ),
     Breakage(
         "mistake 8: a revoked partition does not wait for its batch",
@@ -166,11 +166,11 @@ SEQUENCES = [
         _SEQUENCES + "state_of_one_handler_is_not_kept_when_the_next_one_fails",
     ),
     Breakage(
-        "an aborted batch leaves its state",
+        "a batch that is repeated one by one leaves its state",
         "app/worker.py",
         "        for _, state in self._open.values():\n            state.aborted()\n",
         "",
-        "tests/app/test_state.py::test_an_aborted_transaction_leaves_no_state",
+        _SEQUENCES + "state_of_a_batch_that_is_repeated_one_by_one_is_not_kept",
     ),
     Breakage(
         "a checkpoint never gets too old",
