@@ -194,15 +194,22 @@ class EngineAgainstModel(RuleBasedStateMachine):
     @precondition(lambda self: self.writers)
     @rule(name=st.sampled_from(IDS), index=st.integers(0, PARTITIONS - 1), back=st.integers(1, 3))
     def zombie_writes(self, name: str, index: int, back: int) -> None:
-        """An older epoch never gets anything written, added or ended (T7, T8)."""
+        """An older epoch never gets anything written, added or ended (T7, T8).
+
+        Its batch is the one whose sequence would come next: an exact repetition of what is there is answered, and writes
+        nothing (P1).
+        """
         writer = self.writers.get(name)
         if writer is None or writer.session.epoch < back:
             return
         zombie = Session(writer.session.producer_id, Epoch(writer.session.epoch - back))
         before = everything(self.world.state)
         log = self.world.log("t", index)
+        known = log.producers.get(zombie.producer_id)
+        is_known = known is not None and known.epoch == zombie.epoch and known.window
+        sequence = known.window[-1].sequence_last + 1 if known is not None and is_known else 0
         for act in (
-            lambda: self.world.produce(zombie, 0, transactional_id=name, version=TV2, log=log),
+            lambda: self.world.produce(zombie, sequence, transactional_id=name, version=TV2, log=log),
             lambda: self.world.add(zombie, log, transactional_id=name),
             lambda: self.world.end(zombie, commit=True, transactional_id=name, version=3),
         ):
