@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from bench.table import Figures, Results
 LOAD_TIMEOUT_S = 240
 #: Kafka's CPU a transaction has stopped falling when the best of a slice is within this of the best before.
 _SETTLED = 0.97
+#: Loads that may fail while a broker warms up.
+_WARM_UP_ATTEMPTS = 3
 _KEEPS_NOTHING = ("kfake",)
 
 
@@ -86,7 +87,8 @@ def loaded(peer: Peer, kind: str, *arguments: object) -> tuple[Figures, dict[str
     command = [sys.executable, "-m", "bench.load", kind, peer.bootstrap, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S)
     if done.returncode:
-        raise Unavailable(f"{kind}: {done.stderr[-300:]}")
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise Unavailable(f"{kind}: exit code {done.returncode}, {said[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])
     figures = {key: value for key, value in found.items() if not isinstance(value, str)}
     figures["cpu_us"] = (peer.cpu_s() - before) / figures["units"] * 1e6
@@ -181,33 +183,36 @@ def _idle(run: Run, peers: list[Peer]) -> None:
 
 
 def _warm_up(run: Run, peers: list[Peer]) -> None:
-    """Load until CPU per transaction has stopped falling; all at once, as only CPU time is looked at here."""
-    sizes = run.sizes
-    if not any(run.is_wanted(row.name) for row in rows.LOADED):
-        return
+    """Load each until its CPU per transaction has stopped falling; one after the other, for a JVM that shares its processors
+    with three other brokers under load does not come to compile."""
+    if any(run.is_wanted(row.name) for row in rows.LOADED):
+        for peer in peers:
+            _warm_one(run, peer)
 
-    def work(peer: Peer) -> None:
-        begun = time.monotonic()
-        spent = run.warm_up.setdefault(peer.name, [])
-        while (passed := time.monotonic() - begun) < sizes.warm_up_s_max:
-            # Two slices in a row that were no better than the best before.
-            if passed > sizes.warm_up_s_min and len(spent) > 3 and min(spent[-2:]) > min(spent[:-2]) * _SETTLED:
-                break
-            try:
-                figures, _ = loaded(peer, "txn-1x1", 6)
-                spent.append(figures["cpu_us"])
-                for kind in ("txn-10-producers", "many"):
-                    loaded(peer, kind, 5)
-                _, texts = loaded(peer, "bulk-idempotent", sizes.count // 2)
-                loaded(peer, "consume", texts["topic"], sizes.count // 2 + load.PARTITIONS)
-                load.delete_topic(peer.bootstrap, texts["topic"])
-            except (Unavailable, subprocess.TimeoutExpired) as no:
+
+def _warm_one(run: Run, peer: Peer) -> None:
+    sizes, begun, failed = run.sizes, time.monotonic(), 0
+    spent = run.warm_up.setdefault(peer.name, [])
+    while (passed := time.monotonic() - begun) < sizes.warm_up_s_max:
+        # Two slices in a row that were no better than the best before.
+        if passed > sizes.warm_up_s_min and len(spent) > 3 and min(spent[-2:]) > min(spent[:-2]) * _SETTLED:
+            break
+        try:
+            figures, _ = loaded(peer, "txn-1x1", 6)
+            spent.append(figures["cpu_us"])
+            for kind in ("txn-10-producers", "many"):
+                loaded(peer, kind, 5)
+            _, texts = loaded(peer, "bulk-idempotent", sizes.count // 2)
+            loaded(peer, "consume", texts["topic"], sizes.count // 2 + load.PARTITIONS)
+            load.delete_topic(peer.bootstrap, texts["topic"])
+        except (Unavailable, subprocess.TimeoutExpired) as no:
+            # A broker that has not warmed up would make every ratio of the table kinder to the others.
+            failed += 1
+            tell(f"once more: warming {peer.name}: {no}")
+            if failed == _WARM_UP_ATTEMPTS:
                 run.fail(f"warming {peer.name}", no)
                 return
-        tell(f"warmed {peer.name} for {passed:.0f} s, CPU µs a transaction {[round(one) for one in spent]}")
-
-    with ThreadPoolExecutor(len(peers)) as pool:
-        list(pool.map(work, peers))
+    tell(f"warmed {peer.name} for {passed:.0f} s, CPU µs a transaction {[round(one) for one in spent]}")
 
 
 def restart(run: Run) -> None:
