@@ -7,8 +7,6 @@ from html import escape
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from oncelog.app.settings import Delivery
-
 if TYPE_CHECKING:
     from oncelog.app.app import App
 
@@ -56,7 +54,7 @@ def text(app: App) -> str:
     """A few lines."""
     found = list(rows(app))
     widths = [max((len(row[column]) for row in found), default=0) for column in range(3)]
-    lines = [f"{app.name} ({app.delivery.value if app.delivery else Delivery.EXACTLY_ONCE.value})"]
+    lines = [f"{app.name} ({app.delivery.value})"]
     for row in found:
         lines.append(
             f"  {row.source:<{widths[0]}} ──▶ {row.part:<{widths[1]}} ──▶ {row.target:<{widths[2]}}   {row.note}".rstrip()

@@ -100,7 +100,7 @@ class TransactionalProducer:
 
     @property
     def is_disturbed(self) -> bool:
-        """A connection was cut since the last ``settle_down``: some request may still arrive late."""
+        """A connection was cut since this producer was made: some request may still arrive late."""
         self._poll(0)  # hands over what the client has logged
         return self._client_log.is_disturbed
 

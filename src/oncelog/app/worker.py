@@ -126,23 +126,17 @@ class Processing:
         failures = self._failures[_id(processor, raw)] = self._failures.get(_id(processor, raw), 0) + 1
         if failures < processor.retry.attempts and not isinstance(error, DecodeError | Unsendable):
             self.meters.retried(processor.name)
-            log.info("retry processor=%s %s[%d] offset=%d attempt=%d: %r", *_words(processor, raw), failures, error)
+            log.info("retry processor=%s %s[%d] offset=%d attempt=%d: %r", *_id(processor, raw), failures, error)
             raise Again(processor.retry.delay(failures))
         if processor.dead_letter is None:
             raise PoisonRecord(raw.topic, raw.partition, raw.offset, failures, error) from error
         self._failures.pop(_id(processor, raw), None)
         self.meters.dead_letter(processor.name)
-        log.warning(
-            "dead-letter processor=%s %s[%d] offset=%d attempts=%d: %r", *_words(processor, raw), failures, error
-        )
+        log.warning("dead-letter processor=%s %s[%d] offset=%d attempts=%d: %r", *_id(processor, raw), failures, error)
         letter = dead_letter(processor.dead_letter, processor.name, raw, failures, error)
         if self._on_out is not None:
             self._on_out(Out(key=raw.key, value=raw.value, headers=letter.headers), letter)
         return [letter]
-
-
-def _words(processor: Processor, raw: Raw) -> tuple[str, str, int, int]:
-    return processor.name, raw.topic, raw.partition, raw.offset
 
 
 def _id(processor: Processor, raw: Raw) -> tuple[str, str, int, int]:

@@ -1,6 +1,6 @@
 """What may be seen of a running broker: read-only values, made when somebody asks.
 
-Metrics, the command line and the console look through here and nowhere else. Nothing returned refers to live state.
+Metrics, the HTTP pages and the pytest plugin look through here. Nothing returned refers to live state.
 Each function walks what it reports, so its cost grows with it; ``LAGS_MAX`` and others bound the answers.
 Rules D5 (why a producer was fenced), R1 (last stable offset).
 """

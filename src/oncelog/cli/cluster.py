@@ -25,7 +25,6 @@ from oncelog.cli.failures import CommandError, ExitCode
 from oncelog.model.errors import ErrorCode
 from oncelog.wire.shapes import message_class
 
-BOOTSTRAP_DEFAULT: Final = "127.0.0.1:9092"
 TIMEOUT_SECONDS: Final = 15.0
 
 _METADATA: Final = 3

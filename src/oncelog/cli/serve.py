@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -84,7 +85,5 @@ def _began_ns() -> int:
         uptime_seconds = float(Path("/proc/uptime").read_bytes().split()[0])
     except OSError:
         return now_ns
-    import os
-
     started_seconds = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return now_ns - max(0, int((uptime_seconds - started_seconds) * 1e9))

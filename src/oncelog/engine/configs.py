@@ -195,15 +195,13 @@ def _wanted(setting: Setting) -> str:
 
 def unknown(name: str, known: Mapping[str, Setting], what: str) -> SettingError:
     """The error for a name that is no setting, with the one that was probably meant."""
-    others, meant = (TOPIC_SETTINGS, "") if known is BROKER_SETTINGS else (BROKER_SETTINGS, "")
-    if name in others:
-        if known is BROKER_SETTINGS and others[name].synonyms:
-            meant = f"that is a topic setting; for all topics set {others[name].synonyms[0]}"
-        elif known is BROKER_SETTINGS:
-            meant = "that is a topic setting; set it on the topic"
-        else:
-            topics = [setting.name for setting in TOPIC_SETTINGS.values() if name in setting.synonyms]
-            meant = f"a topic's is {topics[0]}" if topics else "that is a broker setting; set it on the broker"
+    if known is BROKER_SETTINGS and name in TOPIC_SETTINGS:
+        synonyms = TOPIC_SETTINGS[name].synonyms
+        remedy = f"for all topics set {synonyms[0]}" if synonyms else "set it on the topic"
+        meant = f"that is a topic setting; {remedy}"
+    elif known is TOPIC_SETTINGS and name in BROKER_SETTINGS:
+        topics = [setting.name for setting in TOPIC_SETTINGS.values() if name in setting.synonyms]
+        meant = f"a topic's is {topics[0]}" if topics else "that is a broker setting; set it on the broker"
     else:
         close = get_close_matches(name, known, n=1, cutoff=0.6) if len(name) <= _REPEATED_MAX else []
         meant = f"did you mean {close[0]}" if close else "docs/settings.md lists all"

@@ -16,7 +16,7 @@ from crc32c import crc32c
 
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.header import COMPRESSION, CONTROL, DELETE_HORIZON, TIMESTAMP_LOG_APPEND, TRANSACTIONAL, BatchHeader
-from oncelog.model.ids import NO_EPOCH, NO_PRODUCER, Epoch, ProducerId
+from oncelog.model.ids import Epoch, ProducerId
 from oncelog.model.limits import RECORDS_BYTES_MAX
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
@@ -183,11 +183,6 @@ def are_sound(batches: bytes | memoryview, offset: int, offset_end: int) -> bool
             return False
         at, offset_next = end, base_offset + offset_delta_last + 1
     return offset_next <= offset_end
-
-
-def has_producer(header: BatchHeader) -> bool:
-    """Whether an idempotent or transactional producer wrote the batch."""
-    return header.producer_id != NO_PRODUCER and header.producer_epoch != NO_EPOCH
 
 
 def offset_after(batches: bytes | memoryview) -> int:

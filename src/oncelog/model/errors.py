@@ -1,6 +1,7 @@
 """Kafka's error codes, and the refusal that carries one.
 
-One row an error: number, whether a client may simply try again, one sentence. Only codes that this broker sends.
+One row an error: number, whether a client may simply try again, one sentence. Those that this broker sends, and those of other
+brokers that the command line explains and ``oncelog.testing`` can answer with.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class ErrorCode(IntEnum):
     GROUP_SUBSCRIBED_TO_TOPIC = 86, False, "The group is subscribed to the topic."
     INVALID_RECORD = 87, False, "The batch breaks a rule of the log."
     UNSTABLE_OFFSET_COMMIT = 88, True, "An open transaction holds an offset for the partition."
+    THROTTLING_QUOTA_EXCEEDED = 89, True, "A bound of the broker is reached; try again later."
     PRODUCER_FENCED = 90, False, "A newer producer has the transactional id."
     RESOURCE_NOT_FOUND = 91, False, "No such resource."
     UNKNOWN_TOPIC_ID = 100, True, "No topic has that id."
@@ -102,9 +104,8 @@ class ErrorCode(IntEnum):
     STALE_MEMBER_EPOCH = 113, False, "The member's epoch is old; learn the new one by heartbeat."
     MISMATCHED_ENDPOINT_TYPE = 114, False, "The request belongs to another kind of endpoint."
     UNSUPPORTED_ENDPOINT_TYPE = 115, False, "No such kind of endpoint."
-    INVALID_REGULAR_EXPRESSION = 128, False, "The subscription's regular expression is not valid."
-    THROTTLING_QUOTA_EXCEEDED = 89, True, "A bound of the broker is reached; try again later."
     TRANSACTION_ABORTABLE = 120, False, "Abort the transaction, then go on."
+    INVALID_REGULAR_EXPRESSION = 128, False, "The subscription's regular expression is not valid."
 
 
 class Refusal(Exception):

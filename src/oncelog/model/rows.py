@@ -83,7 +83,7 @@ class Transaction(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=20
 
     ``logs`` and ``groups`` are what the open transaction has touched. ``last_epoch`` is the epoch before the newest bump
     (KIP-360), ``timed_out_epoch`` the epoch that a timeout ended while no other instance has taken over (rule D8).
-    ``fence_reason`` and ``fenced_address`` say who replaced the producer, for logs and the CLI (rule D5).
+    ``fence_reason`` says why the last producer was fenced, ``client_address`` where the present one is (rule D5).
     """
 
     id: str

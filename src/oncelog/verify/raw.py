@@ -111,7 +111,7 @@ def transaction_version(bootstrap: Address) -> int:
 
 
 class Versions(NamedTuple):
-    """The versions of requests that make a client one of TV1 or TV2 (SEMANTICS T6, T10, P7, O6)."""
+    """The versions of requests that make a client one of TV1 or TV2 (rules T6, T10, P7, O6)."""
 
     init: int
     produce: int

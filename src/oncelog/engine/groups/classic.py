@@ -6,7 +6,7 @@ answers it. A lost connection removes nobody: the session does, when it is over.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -341,8 +341,3 @@ def next_due_ms(group: ClassicGroup, deadlines: dict[str, int]) -> int | None:
     due = [due_ms for key, due_ms in deadlines.items() if not group.is_parked(key)]
     due += [due_ms for due_ms in (group.join_due_ms, group.sync_due_ms) if due_ms >= 0]
     return min(due, default=None)
-
-
-def classic_answer_refused(code: ErrorCode, member_id: str) -> dict[str, Any]:
-    """JoinGroup's answer to a whole refusal: one without room has no member id."""
-    return join_refused(code, "" if code is ErrorCode.GROUP_MAX_SIZE_REACHED else member_id)
