@@ -98,7 +98,6 @@ def verify(
     set_
         A setting of librdkafka for every client, such as security.protocol=SASL_PLAINTEXT; may be repeated.
     """
-    _require_client()
     if known:
         return _play_known(bootstrap, _client(set_ or []), replication, out, as_json)
     folder = out or Path(time.strftime("oncelog-verify-%Y%m%d-%H%M%S"))
@@ -190,15 +189,6 @@ def _write_json(tree: Any, as_json: str | None) -> None:
         sys.stdout.write(text)
     else:
         Path(as_json).write_text(text, encoding="utf-8")
-
-
-def _require_client() -> None:
-    try:
-        import confluent_kafka  # noqa: F401
-    except ImportError:
-        raise CommandError(
-            ExitCode.USAGE, "verification needs a client that we did not write: pip install 'oncelog[verify]'"
-        ) from None
 
 
 def _seconds(text: str) -> float:
