@@ -73,3 +73,44 @@ def test_every_folder_of_the_code_is_on_the_map() -> None:
         if not path.endswith(("__init__.py", "__main__.py")) and path.rsplit("/", 1)[1].removesuffix(".py") not in text
     ]
     assert missing == []
+
+
+#: A file that a text names, from the root or from src/oncelog. Braces, stars and ellipses stand for several.
+NAMED = re.compile(r"(?<![\w/.<{}-])((?:docs|src|tests|bench|examples|ROOMS)/[\w/.-]+\.(?:py|md|txt|toml))(?![\w{}*])")
+ROOMS = sorted(path.name for path in (ROOT / "src" / "oncelog").iterdir() if path.is_dir() and path.name != "template")
+#: Written into projects of `oncelog new`, and names that tests make up.
+ELSEWHERE = {"tests/test_crash.py", "tests/test_pure.py", "tests/postgres.py"}
+
+
+def test_files_that_are_named_are_there() -> None:
+    """In pages, docstrings and comments: whoever follows a name must find something."""
+    pattern = re.compile(NAMED.pattern.replace("ROOMS", "|".join(ROOMS)))
+    lost = {
+        f"{path}: {name}"
+        for path, text in texts().items()
+        if path.endswith((".py", ".md", "Makefile", ".toml"))
+        for name in pattern.findall(text)
+        if name not in ELSEWHERE and not (ROOT / name).is_file() and not (ROOT / "src" / "oncelog" / name).is_file()
+    }
+    assert sorted(lost) == []
+
+
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+ANCHOR = re.compile(r"\[[^\]]*\]\(([^)\s]*)#([^)\s]+)\)")
+
+
+def anchors_of(text: str) -> set[str]:
+    """What headings are called in links: small letters, hyphens for spaces, no signs."""
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
+
+
+def test_links_into_documents_meet_a_heading() -> None:
+    pages = {path: text for path, text in texts().items() if path.endswith(".md")}
+    broken = []
+    for path, text in pages.items():
+        for target, anchor in ANCHOR.findall(text):
+            if "://" not in target:
+                page = (ROOT / path).parent.joinpath(target) if target else ROOT / path
+                if page.is_file() and anchor not in anchors_of(page.read_text(encoding="utf-8")):
+                    broken.append(f"{path}: {target}#{anchor}")
+    assert broken == []

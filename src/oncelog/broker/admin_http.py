@@ -1,9 +1,9 @@
-"""A very small HTTP server for /metrics, /healthz and /transactions: GET only, one answer a connection.
+"""A very small HTTP server for /metrics, /healthz, /transactions and /fences: GET only, one answer a connection.
 
 What it may not know: where the answers come from; ``routes`` maps a path to a function that gives one.
 Bounds: ``CONNECTIONS_MAX`` connections, ``REQUEST_BYTES_MAX`` a request, ``REQUEST_SECONDS_MAX`` to send it and to take the
 answer. Anything else than a GET of a known path is answered with one line of text and closed.
-Why not a library: docs/decisions/admin-http.md.
+Why not a library: docs/decisions/dependencies.md.
 """
 
 from __future__ import annotations

@@ -127,11 +127,8 @@ def _api_row(key: int, handler: Handler) -> str:
 
 
 def _behaviour(handler: Handler) -> str:
-    """The handler's docstring, without the versions that the table names already; a module's if it points there."""
-    text = inspect.getdoc(handler.handle) or ""
-    if text.startswith("See the module"):
-        text = inspect.getdoc(sys.modules[handler.handle.__module__]) or ""
-    text = " ".join(text.split())
+    """The handler's docstring, without the versions that the table names already."""
+    text = " ".join((inspect.getdoc(handler.handle) or "").split())
     for versions in (f"{handler.version_min}-{handler.version_max}", str(handler.version_min)):
         for end in (". ", ": ", "; ", "."):
             if text.startswith(versions + end):

@@ -2,7 +2,7 @@
 
 A logger has four levels and takes an event and its fields. Whatever a peer sent is quoted, so that it can't forge a line.
 What a peer may do as often as it likes has a bounded number of lines (``LineBudget``), and the rest is counted (law 8).
-Why not a library: docs/decisions/log.md.
+Why not a library: docs/decisions/dependencies.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, Final
 
 #: The levels, from the most talkative one.
 LEVELS: Final = ("debug", "info", "warning", "error")
-FORMATS: Final = ("text", "json")
 
 #: Characters of one field's value in a line; a peer decides how long an id is.
 _VALUE_CHARACTERS_MAX: Final = 300

@@ -237,7 +237,7 @@ def describe_cluster(broker: Broker, call: Call) -> None:
 
 
 def describe_topic_partitions(broker: Broker, call: Call) -> None:
-    """0 (KIP-966). Topics by name in order, from the cursor on, as many partitions as asked for; no topics: all of them."""
+    """0. Topics by name in order, from the cursor on, as many partitions as asked for; no topics: all of them (KIP-966)."""
     broker.in_steps(call, _describe_topic_partitions(broker, call))
 
 

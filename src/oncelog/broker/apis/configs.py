@@ -101,7 +101,7 @@ def alter_configs(broker: Broker, call: Call) -> None:
 
 
 def incremental_alter_configs(broker: Broker, call: Call) -> None:
-    """0-1 (KIP-339): set, delete, append and subtract."""
+    """0-1. Set, delete, append and subtract (KIP-339)."""
     _alter(broker, call, lambda config: Change(config.name, config.value, config.config_operation), is_incremental=True)
 
 
@@ -135,7 +135,7 @@ def _altering(broker: Broker, call: Call, change: Callable[[Any], Change], *, is
 
 
 def list_config_resources(broker: Broker, call: Call) -> None:
-    """0-1 (KIPs 714, 1142). 0 lists client metrics, of which there are none; 1 what has settings: topics, the broker."""
+    """0-1. 0 lists client metrics, of which there are none (KIP-714); 1 what has settings: topics, the broker (KIP-1142)."""
     resources: list[tuple[str, ResourceType]] = []
     if call.version > 0:
         asked: Iterable[int] = call.request.resource_types or tuple(ResourceType)

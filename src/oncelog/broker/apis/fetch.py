@@ -1,8 +1,4 @@
-"""Fetch 4-18 and ListOffsets 1-11 (rules R1-R6, D2, D3).
-
-Fetch: 4 has isolation levels, 7 sessions (KIP-227), 13 topic ids; see broker/fetching.py. Fields for followers, tiered storage
-and other leaders have nothing to say on one node.
-"""
+"""Fetch 4-18 and ListOffsets 1-11 (rules R1-R6, D2, D3). How a fetch reads, waits and remembers is in broker/fetching.py."""
 
 from __future__ import annotations
 
@@ -33,7 +29,9 @@ _RECORDS_A_STEP: Final = 5_000
 
 
 def fetch(broker: Broker, call: Call) -> None:
-    """See the module."""
+    """4-18. Whole batches, up to what the isolation may see (rules R1-R4). From 7 sessions (KIP-227); 13 topic ids. Fields for
+    followers, tiered storage and other leaders have nothing to say on one node.
+    """
     broker.fetching.fetch(call)
 
 

@@ -197,7 +197,7 @@ def _tree(fetched: Fetched) -> dict[str, Any]:
 
 
 def offset_delete(broker: Broker, call: Call) -> None:
-    """0."""
+    """0. Committed offsets of partitions that no member subscribes to (KIP-496)."""
     broker.in_steps(call, _offset_delete(broker, call))
 
 

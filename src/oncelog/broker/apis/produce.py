@@ -1,7 +1,5 @@
 """Produce 3-13: append one batch to each partition named (rules P1-P10, D2, D4).
 
-Version notes: 0-2 are shown and refused (P10); 7 allows zstd; 8 adds error messages; 11 knows TRANSACTION_ABORTABLE;
-12 adds partitions to the transaction implicitly (TV2); 13 names topics by id.
 Each partition is a decision and an entry of its own, as each has its own error; the reply waits for the last of them. One of
 many partitions goes in steps (broker/stepping.py), and whether its client is still there is asked in each (rule D4).
 """
@@ -42,7 +40,9 @@ _Answer = tuple[int, int, int, int, int, str | None]
 
 
 def produce(broker: Broker, call: Call) -> None:
-    """See the module."""
+    """3-13. One batch for each partition (rules P1-P9). 0-2 are shown and refused (P10); 7 allows zstd; 8 says in words what
+    is wrong; 11 knows TRANSACTION_ABORTABLE; 12 adds partitions to the transaction by itself (TV2); 13 names topics by id.
+    """
     if call.request.acks == 0:
         # Nothing keeps the connection from being read on: what comes next must not be written first.
         call.is_expecting_reply = False

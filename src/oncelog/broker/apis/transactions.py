@@ -273,7 +273,7 @@ def end_txn(broker: Broker, call: Call) -> None:
 
 
 def write_txn_markers(broker: Broker, call: Call) -> None:
-    """1. An operator's abort. Where a transaction is open it ends whole (see engine: Differs); else it fences (T8)."""
+    """1. An operator's abort. Differs: an open transaction ends whole, in all its partitions. Where none is, it fences (T8)."""
     broker.in_steps(call, _write_markers(broker, call))
 
 
@@ -365,7 +365,7 @@ def _producer(row: Producer) -> dict[str, Any]:
 
 
 def describe_transactions(broker: Broker, call: Call) -> None:
-    """0."""
+    """0. State, producer, timeout, and since when which partitions are in the open transaction (KIP-664)."""
     # Each once, however often it is named: a short request must not ask for a huge reply.
     asked = dict.fromkeys(call.request.transactional_ids)
     states = Each(partial(engine.describe, broker.state), asked)
