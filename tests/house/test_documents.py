@@ -50,6 +50,13 @@ def test_every_rule_has_tests_that_exist(rule: str) -> None:
             assert name in names_in(path), f"{rule}: {path} has no {name}"
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_stands_in_full(rule: str) -> None:
+    """docs/semantics.md says what the numbers mean that the code cites, each once."""
+    text = (ROOT / "docs" / "semantics.md").read_text(encoding="utf-8")
+    assert len(re.findall(rf"^(?:### |- \*\*){rule}\b", text, re.MULTILINE)) == 1
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     broken = []
     for path, text in texts().items():
