@@ -16,8 +16,15 @@ from oncelog.model.errors import SettingError
 
 _HELP: Final = """Kafka's protocol with complete exactly-once semantics, in one process and one folder.
 
-Begin with `oncelog serve`, then point any Kafka client at 127.0.0.1:9092. Each command explains itself:
-`oncelog serve --help`.
+Try:
+
+    oncelog serve                    a broker on 127.0.0.1:9092, its data in ./oncelog-data
+    oncelog topics create orders     in another terminal; then use any Kafka client
+    oncelog log orders               what is in a topic: committed, aborted, still open
+    oncelog verify                   a minute of clients under faults: did exactly-once hold?
+    oncelog new billing              a small service to begin with
+
+Each command explains itself: `oncelog serve --help`.
 """
 
 
@@ -100,9 +107,10 @@ def serve(
         oncelog serve --listen 0.0.0.0:9092 --advertise broker.example.org
         oncelog serve --set num.partitions=6 --set auto.create.topics.enable=false
 
-    Exit codes: 0 stopped by a signal; 2 an option or setting is wrong; 3 the address can't be listened on; 4 the data
-    folder can't be opened (locked, damaged, of a newer release); 5 the storage failed while serving: everything that was
-    acknowledged is safe, see the log. A second signal ends at once with 128 + the signal's number.
+    Exit codes: 0 stopped by a signal; 1 a bug of ours; 2 an option or setting is wrong; 3 the address can't be listened
+    on; 4 the data folder can't be opened (locked, damaged, of a newer release); 5 the storage failed while serving. After
+    1 and 5 everything that was acknowledged is safe, see the log; docs/operations.md says what to do. A second signal ends
+    at once with 128 + the signal's number.
 
     Parameters
     ----------
@@ -158,9 +166,11 @@ def log_(
     """Show the batches of a partition as they lie there: offsets, producers, sequences, transactions and their ends.
 
     FATE says what became of a transactional batch: committed, aborted, or open still; of a control batch what it says. An
-    open one with everything behind it hidden from read_committed readers is what `oncelog transactions list` is about.
+    open one hides everything behind it from read_committed readers; `oncelog transactions list` says whose it is.
 
     Try: oncelog log orders --partition 2 --from 4711 --count 50
+
+    Exit codes: 0 done; 2 an option is wrong; 6 no broker answers; 7 the broker refuses.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ def schema(target: Target, /, *, print_: Annotated[bool, Parameter(name="--print
 
 @app.command
 def describe(target: Target, /, *, svg: Annotated[Path | None, Parameter(name="--svg")] = None) -> None:
-    """Say what the application is made of: topics, handlers, what happens to records that fail.
+    """Say what an application is made of: topics, handlers, what happens to records that fail.
 
     Parameters
     ----------
@@ -93,7 +93,9 @@ def dry_run(target: Target, /, *, records: int = 10) -> None:
 
 @app.command
 def run(target: Target, /, *, workers: int = 1, metrics: str | None = None) -> None:
-    """Run it until SIGTERM or SIGINT.
+    """Run an application until SIGTERM or SIGINT.
+
+    Try: oncelog app run billing.main:app --workers 4 --metrics 127.0.0.1:9465
 
     Exit codes: 0 stopped by a signal; 1 a bug; 2 something is set up wrong; 3 a poison record; 4 another process has this
     one's name.

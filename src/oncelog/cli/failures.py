@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The exit codes of the command line; ``oncelog serve --help`` lists them."""
+    """The exit codes of the command line; each command's --help lists its own."""
 
     OK = 0
     BUG = 1

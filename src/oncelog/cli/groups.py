@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cyclopts import App
 
-from oncelog.cli.options import BOOTSTRAP, AsJson, Bootstrap
+from oncelog.cli.options import BOOTSTRAP, EXIT_CODES, AsJson, Bootstrap
 
 if TYPE_CHECKING:
     from oncelog.cli.cluster import Cluster
@@ -17,12 +17,12 @@ _DESCRIBE_GROUPS: Final = 15
 _LIST_GROUPS: Final = 16
 _LATEST: Final = -1
 
-app = App(name="groups", help="List and describe the consumer groups of a running cluster.")
+app = App(name="groups", help=f"List and describe the consumer groups of a running cluster.\n\n{EXIT_CODES}")
 
 
 @app.command(name="list")
 def list_groups(*, bootstrap: Bootstrap = BOOTSTRAP, json: AsJson = False) -> None:
-    """All groups with their states."""
+    """List all groups with their states."""
     from oncelog.cli.cluster import Cluster
     from oncelog.cli.tables import show
 
@@ -45,7 +45,7 @@ def _listed(cluster: Cluster) -> Iterator[Any]:
 
 @app.command
 def describe(group: str, /, *, bootstrap: Bootstrap = BOOTSTRAP, json: AsJson = False) -> None:
-    """What a group has committed of each partition, and how many offsets it is behind.
+    """Show what a group has committed of each partition, and how many offsets it is behind.
 
     LAG counts offsets up to where read_committed readers may read; control records of transactions count too.
 

@@ -16,3 +16,5 @@ Pages: TypeAlias = Annotated[
 ]
 
 BOOTSTRAP = "127.0.0.1:9092"
+#: Of all commands that look at a running cluster.
+EXIT_CODES = "Exit codes: 0 done; 2 an option is wrong; 6 no broker answers; 7 the broker refuses."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
-from oncelog.cli.options import BOOTSTRAP, AsJson, Bootstrap
+from oncelog.cli.options import BOOTSTRAP, EXIT_CODES, AsJson, Bootstrap
 
 if TYPE_CHECKING:
     from oncelog.cli.cluster import Cluster
@@ -21,12 +21,12 @@ _EARLIEST: Final = -2
 _LATEST: Final = -1
 _TIMEOUT_MS: Final = 15_000
 
-app = App(name="topics", help="List, create, describe and delete the topics of a running cluster.")
+app = App(name="topics", help=f"List, create, describe and delete the topics of a running cluster.\n\n{EXIT_CODES}")
 
 
 @app.command(name="list")
 def list_topics(*, bootstrap: Bootstrap = BOOTSTRAP, json: AsJson = False) -> None:
-    """All topics with their partitions."""
+    """List all topics with their numbers of partitions."""
     from oncelog.cli.cluster import Cluster
     from oncelog.cli.tables import show
 
@@ -39,7 +39,7 @@ def list_topics(*, bootstrap: Bootstrap = BOOTSTRAP, json: AsJson = False) -> No
 
 @app.command
 def describe(topic: str, /, *, bootstrap: Bootstrap = BOOTSTRAP, json: AsJson = False) -> None:
-    """How far each partition of a topic reaches, and what is set on the topic.
+    """Show how far each partition of a topic reaches, and what is set on the topic.
 
     START is the first offset that is kept, STABLE where read_committed readers must stop for now, END the next offset to be
     written. STABLE before END: a transaction is open there; `oncelog transactions list` shows which.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from cyclopts import App
 
 from oncelog.cli.failures import CommandError, ExitCode
-from oncelog.cli.options import BOOTSTRAP, AsJson, Bootstrap, Pages
+from oncelog.cli.options import BOOTSTRAP, EXIT_CODES, AsJson, Bootstrap, Pages
 
 if TYPE_CHECKING:
     from oncelog.cli.cluster import Cluster
@@ -29,13 +29,14 @@ _ABORT_SECONDS: Final = 30.0
 _ABORT_PAUSE_SECONDS: Final = 0.05
 
 app = App(
-    name="transactions", help="List, describe and abort transactions of a running cluster; why producers were fenced."
+    name="transactions",
+    help=f"List, describe and abort transactions of a running cluster; why producers were fenced.\n\n{EXIT_CODES}",
 )
 
 
 @app.command(name="list")
 def list_transactions(*, open_only: bool = False, bootstrap: Bootstrap = BOOTSTRAP, json: AsJson = False) -> None:
-    """All transactional ids; open transactions first, the oldest first.
+    """List all transactional ids: open transactions first, the oldest of them first.
 
     An open transaction keeps read_committed readers of its partitions waiting. If its producer is gone, it ends by itself
     after its timeout; `oncelog transactions abort ID` ends it now.
@@ -136,7 +137,7 @@ def _row(cluster: Cluster, transactional_id: str) -> dict[str, Any]:
 def describe(
     transactional_id: str, /, *, bootstrap: Bootstrap = BOOTSTRAP, metrics: Pages = None, json: AsJson = False
 ) -> None:
-    """One transactional id: its producer, its open transaction, and with --metrics who was fenced and why.
+    """Show one transactional id: its producer, its open transaction, and with --metrics who was fenced and why.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ def describe(
 
 @app.command
 def fences(*, metrics: str = "127.0.0.1:9464", json: AsJson = False) -> None:
-    """The producers that an oncelog broker has fenced since its start, the newest last: when, why, and by whom.
+    """List the producers that an oncelog broker has fenced since its start, the newest last: when, why, and by whom.
 
     A producer that meets PRODUCER_FENCED or INVALID_PRODUCER_EPOCH was either replaced by another instance with the same
     transactional.id (both addresses are shown), or its transaction timed out.
