@@ -199,15 +199,15 @@ LATE_REQUESTS = [
     for role in ("COORDINATOR", "OFFSETS", "PRODUCE")
 ] + [
     Breakage(
-        "D4 the coordinator hears closed connections",
-        _API,
-        "    if call.peer.is_gone():\n",
-        "    if False:\n",
+        "D4 closed connections are heard",
+        "broker/call.py",
+        "        if not self.peer.is_gone():\n",
+        "        if True:\n",
     ),
     Breakage(
         "D4 Produce hears closed connections",
         "broker/apis/produce.py",
-        "        if call.peer.is_gone():\n",
+        "        if call.is_abandoned():\n",
         "        if False:\n",
     ),
     Breakage(

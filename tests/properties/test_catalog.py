@@ -179,7 +179,7 @@ class CatalogAgainstModel(RuleBasedStateMachine):
         start, end = self.records[name]
         log = self.world.log(name)
         stretches = [(offset + 1, 1_000, 1) for offset in range(start, end)][:count]
-        self.decided(decide_retention(self.world.state, log, stretches, self.world.now_ms), before)
+        self.decided(decide_retention(log, stretches, self.world.now_ms), before)
         if self.world.now_ms - 1_000 > int(self.value(name, "retention.ms")):
             self.records[name] = start + len(stretches), end
 

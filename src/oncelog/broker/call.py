@@ -59,6 +59,13 @@ class Call:
         #: Set by the server for the meters: monotonic ns when the request was read, and its bytes.
         self.received_ns, self.bytes_received = received_ns, bytes_received
 
+    def is_abandoned(self) -> bool:
+        """Whether its client has closed the connection meanwhile: it has moved on, and the request must not act (rule D4)."""
+        if not self.peer.is_gone():
+            return False
+        self.peer.close("its client closed it while a transactional request was under way (D4)")
+        return True
+
     def encode(self, tree: Mapping[str, Any]) -> bytes:
         """The body of a reply in this call's version: ``tree`` has kio's field names, for all versions; times in ms."""
         return encode_reply(self.api_key, self.version, tree)

@@ -132,7 +132,7 @@ class Upkeep:
         # Records are dated by the machine's time: what is old by only one of two clocks that differ is not old.
         certain_ms = min(now_ms, broker.wall_ms())
         for decision in (
-            decide_retention(broker.state, log, stretches, certain_ms),
+            decide_retention(log, stretches, certain_ms),
             decide_producer_expiry(broker.state, log_id, now_ms),
         ):
             if decision.is_durable:

@@ -13,7 +13,7 @@ from oncelog.engine.producers import check_sequence, duplicate_of
 from oncelog.engine.state import Log, State
 from oncelog.model.batch import stamp
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.header import TRANSACTIONAL, BatchHeader
+from oncelog.model.header import TIMESTAMP_LOG_APPEND, TRANSACTIONAL, BatchHeader
 from oncelog.model.ids import LogId, ProducerId
 from oncelog.model.limits import ABORTED_PER_PARTITION_MAX, TRANSACTION_PARTITIONS_MAX
 from oncelog.model.rows import Row, Transaction, TransactionState
@@ -75,7 +75,7 @@ def decide_append(
     offset, append_time_ms = log.offset_next, -1
     if log.settings.is_log_append_time:
         append_time_ms = wall_ms
-        header = header._replace(attributes=header.attributes | 0x08, timestamp_max=append_time_ms)
+        header = header._replace(attributes=header.attributes | TIMESTAMP_LOG_APPEND, timestamp_max=append_time_ms)
         stamped = stamp(data, offset, append_time_ms=append_time_ms)
     else:
         stamped = stamp(data, offset)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.header import CONTROL, TRANSACTIONAL, BatchHeader
+from oncelog.model.header import CONTROL, TIMESTAMP_LOG_APPEND, TRANSACTIONAL, BatchHeader
 from oncelog.model.ids import LogId, sequence_after
 from oncelog.model.limits import DUPLICATE_WINDOW_BATCHES
 from oncelog.model.rows import Producer, WrittenBatch
@@ -26,7 +26,7 @@ def producer_after(before: Producer | None, log: LogId, offset: int, header: Bat
         # Never lowered: an operator's marker may have fenced more than the transaction's own end does.
         return Producer(log, producer_id, before.epoch, before.window, _NO_TRANSACTION, now_ms, 0)
     last = sequence_after(header.base_sequence, header.offset_delta_last)
-    timestamp_ms = header.timestamp_max if header.attributes & 0x08 else -1
+    timestamp_ms = header.timestamp_max if header.attributes & TIMESTAMP_LOG_APPEND else -1
     batch = WrittenBatch(header.base_sequence, last, offset, timestamp_ms)
     window: tuple[WrittenBatch, ...]
     if before is None or before.epoch != epoch:

@@ -19,14 +19,13 @@ from oncelog.model.rows import LogStart, ProducerForgotten, Transaction, Transac
 _FORGOTTEN_MAX: Final = 1_000
 
 
-def decide_retention(state: State, log: Log, stretches: Iterable[tuple[int, int, int]], now_ms: int) -> Decision:
+def decide_retention(log: Log, stretches: Iterable[tuple[int, int, int]], now_ms: int) -> Decision:
     """Move the log's start past what is too old or too much.
 
     ``stretches``: (offset after it, its largest timestamp in ms, its bytes), the oldest first; it is read only as far as
     needed unless retention.bytes is set. Nothing at or above the last stable offset is removed: an open transaction's records
     stay (rule R1). Without a timestamp (-1) a stretch has no age.
     """
-    del state
     settings = log.settings
     if not settings.is_deleted_by_age or (settings.retention_ms < 0 and settings.retention_bytes < 0):
         return NOTHING

@@ -144,11 +144,10 @@ class State:
         self.offsets = GroupOffsets()
         self.groups = Groups()
         self.alarms = Alarms()
-        self._put: dict[type[Any], Callable[[Any, int], None]] = {
+        self._put: dict[type[Any], Callable[[Any], None]] = {
             Topic: self._put_topic,
             TopicDeleted: self._put_topic_deleted,
             BrokerConfig: self._put_broker_config,
-            ProducerIds: self._put_producer_ids,
             ProducerIdMarks: self._put_producer_id_marks,
             Cluster: self._put_cluster,
             LogIds: self._put_log_ids,
@@ -160,13 +159,13 @@ class State:
             LogStart: self._put_log_start,
             LogCompacted: self._put_log_compacted,
             GroupOffset: self._put_group_offset,
-            GroupOffsetDeleted: lambda row, _: self.offsets.remove(row),
+            GroupOffsetDeleted: self.offsets.remove,
             PendingOffset: self._put_pending_offset,
-            PendingOffsetsSettled: lambda row, _: self.offsets.settle_pending(row),
-            Group: lambda row, _: self.groups.put(row),
+            PendingOffsetsSettled: self.offsets.settle_pending,
+            Group: self.groups.put,
             GroupDeleted: self._put_group_deleted,
-            GroupMember: lambda row, _: self.groups.put_member(row),
-            GroupMemberDeleted: lambda row, _: self.groups.remove_member(row),
+            GroupMember: self.groups.put_member,
+            GroupMemberDeleted: self.groups.remove_member,
         }
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -208,7 +207,10 @@ class State:
         """Change the state as one decision says: durable rows, then batches. Live and in recovery."""
         self.version += 1
         for row in rows:
-            self._put[type(row)](row, now_ms)
+            if type(row) is ProducerIds:  # the only one that is dated here (rule D6)
+                self._put_producer_ids(row, now_ms)
+            else:
+                self._put[type(row)](row)
         if self._is_unresolved:
             self._resolve_settings()
         for batch in batches:
@@ -275,8 +277,7 @@ class State:
         if len(producers) > PRODUCERS_PER_PARTITION_MAX:
             del producers[next(idle for idle in producers if idle not in log.open)]
 
-    def _put_topic(self, row: Topic, now_ms: int) -> None:
-        del now_ms
+    def _put_topic(self, row: Topic) -> None:
         self.catalog_version += 1
         self.topics[row.name] = row
         self.topic_names[row.id] = row.name
@@ -290,8 +291,7 @@ class State:
             else:
                 log.settings = settings
 
-    def _put_topic_deleted(self, row: TopicDeleted, now_ms: int) -> None:
-        del now_ms
+    def _put_topic_deleted(self, row: TopicDeleted) -> None:
         self.catalog_version += 1
         topic = self.topics.pop(row.name)
         del self.topic_names[topic.id]
@@ -299,8 +299,7 @@ class State:
             del self.logs[log_id]
         self.offsets.remove_topic(row.name)
 
-    def _put_broker_config(self, row: BrokerConfig, now_ms: int) -> None:
-        del now_ms
+    def _put_broker_config(self, row: BrokerConfig) -> None:
         self.catalog_version += 1
         if row.value is None:
             self.dynamic_configs.pop(row.name, None)
@@ -329,31 +328,25 @@ class State:
             del marks[:-_MARKS_MAX]
         self.producer_id_next = max(self.producer_id_next, row.next)
 
-    def _put_producer_id_marks(self, row: ProducerIdMarks, now_ms: int) -> None:
-        del now_ms
+    def _put_producer_id_marks(self, row: ProducerIdMarks) -> None:
         self.producer_id_marks = list(row.marks)
 
-    def _put_cluster(self, row: Cluster, now_ms: int) -> None:
-        del now_ms
+    def _put_cluster(self, row: Cluster) -> None:
         self.catalog_version += 1
         self.cluster_id = row.id
 
-    def _put_log_ids(self, row: LogIds, now_ms: int) -> None:
-        del now_ms
+    def _put_log_ids(self, row: LogIds) -> None:
         self.log_id_next = LogId(max(self.log_id_next, row.next))
 
-    def _put_group_offset(self, row: GroupOffset, now_ms: int) -> None:
-        del now_ms
+    def _put_group_offset(self, row: GroupOffset) -> None:
         self.version = max(self.version, row.version)
         self.offsets.put(row)
 
-    def _put_pending_offset(self, row: PendingOffset, now_ms: int) -> None:
-        del now_ms
+    def _put_pending_offset(self, row: PendingOffset) -> None:
         self.version = max(self.version, row.offset.version)
         self.offsets.put_pending(row)
 
-    def _put_transaction(self, row: Transaction, now_ms: int) -> None:
-        del now_ms
+    def _put_transaction(self, row: Transaction) -> None:
         before = self.transactions.get(row.id)
         if before is not None and before.producer_id != row.producer_id:
             self._forget_producer_ids(before)
@@ -364,43 +357,36 @@ class State:
         if row.state is TransactionState.ONGOING:
             self.alarms.set(row.started_ms + row.timeout_ms, "transaction", row.id)
 
-    def _put_transaction_forgotten(self, row: TransactionForgotten, now_ms: int) -> None:
-        del now_ms
+    def _put_transaction_forgotten(self, row: TransactionForgotten) -> None:
         self._forget_producer_ids(self.transactions.pop(row.id))
 
     def _forget_producer_ids(self, gone: Transaction) -> None:
         self.transaction_of.pop(gone.producer_id, None)
         self.transaction_of.pop(gone.previous_producer_id, None)
 
-    def _put_producer(self, row: Producer, now_ms: int) -> None:
-        del now_ms
+    def _put_producer(self, row: Producer) -> None:
         log = self.logs[row.log]
         log.producers[row.id] = row
         if row.transaction_first_offset >= 0:
             log.open[row.id] = row.transaction_first_offset
 
-    def _put_producer_forgotten(self, row: ProducerForgotten, now_ms: int) -> None:
-        del now_ms
+    def _put_producer_forgotten(self, row: ProducerForgotten) -> None:
         self.logs[row.log].producers.pop(row.id, None)
 
-    def _put_partition(self, row: Partition, now_ms: int) -> None:
-        del now_ms
+    def _put_partition(self, row: Partition) -> None:
         self.logs[row.log] = Log(row, self.logs[row.log].settings)
 
-    def _put_log_start(self, row: LogStart, now_ms: int) -> None:
-        del now_ms
+    def _put_log_start(self, row: LogStart) -> None:
         log = self.logs[row.log]
         log.offset_start = max(log.offset_start, row.offset)
         log.aborted = [aborted for aborted in log.aborted if aborted.offset_marker >= row.offset]
 
-    def _put_log_compacted(self, row: LogCompacted, now_ms: int) -> None:
-        del now_ms
+    def _put_log_compacted(self, row: LogCompacted) -> None:
         log = self.logs[row.log]
         log.offset_compacted = max(log.offset_compacted, row.offset)
         log.aborted = [aborted for aborted in log.aborted if aborted.offset_marker >= row.offset]
 
-    def _put_group_deleted(self, row: GroupDeleted, now_ms: int) -> None:
-        del now_ms
+    def _put_group_deleted(self, row: GroupDeleted) -> None:
         self.groups.remove(row)
         self.offsets.remove_group(row.id)
 

@@ -25,7 +25,7 @@ def filled(world: World, count: int = 10, **configs: str) -> Log:
 
 def removed(world: World, log: Log, stretches: list[tuple[int, int, int]]) -> int:
     """The log's start after retention; applied and replayed."""
-    world.apply(decide_retention(world.state, log, stretches, world.now_ms))
+    world.apply(decide_retention(log, stretches, world.now_ms))
     assert world.replayed().logs[log.id].offset_start == log.offset_start
     return log.offset_start
 
@@ -53,7 +53,7 @@ def test_unlimited_retention_reads_no_stretch() -> None:
         raise AssertionError("read")
         yield 0, 0, 0
 
-    assert decide_retention(world.state, log, never(), world.now_ms) is NOTHING
+    assert decide_retention(log, never(), world.now_ms) is NOTHING
 
 
 def test_a_compacted_topic_keeps_its_records() -> None:
@@ -96,7 +96,7 @@ def test_the_start_never_goes_back() -> None:
     world = World()
     log = filled(world, retention_ms="0")
     assert removed(world, log, [(5, 0, 1)]) == 5
-    assert decide_retention(world.state, log, [(2, 0, 1), (5, 0, 1)], world.now_ms) is NOTHING
+    assert decide_retention(log, [(2, 0, 1), (5, 0, 1)], world.now_ms) is NOTHING
 
 
 def test_idle_producers_are_forgotten() -> None:
@@ -189,4 +189,4 @@ def test_an_id_used_since_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
 def test_log_starts_are_rows() -> None:
     world = World()
     log = filled(world, retention_ms="0")
-    assert decide_retention(world.state, log, [(3, 0, 1)], world.now_ms).rows == (LogStart(log.id, 3),)
+    assert decide_retention(log, [(3, 0, 1)], world.now_ms).rows == (LogStart(log.id, 3),)

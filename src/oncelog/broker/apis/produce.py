@@ -60,8 +60,7 @@ def _produce(broker: Broker, call: Call) -> Iterator[None]:
         _reply_same(call, no)
         return
     if session is not None:
-        if call.peer.is_gone():
-            call.peer.close("its client closed it while a transactional request was under way (D4)")
+        if call.is_abandoned():
             return
         _note_connection(broker, call, session)
     level, position, now_ms = Level.NOTHING, Position(0), broker.now_ms()
@@ -75,8 +74,7 @@ def _produce(broker: Broker, call: Call) -> Iterator[None]:
             if left == 0:
                 left = _PARTITIONS_A_STEP
                 yield
-                if session is not None and call.peer.is_gone():
-                    call.peer.close("its client closed it while a transactional request was under way (D4)")
+                if session is not None and call.is_abandoned():
                     return
             answer, level_wanted, position_wanted = _append(broker, call, index, log, batch, now_ms, joining)
             answers.append(answer)

@@ -36,14 +36,6 @@ _MARKERS_A_STEP: Final = 100
 _OFFSETS_AT_ONCE: Final = 1_000
 
 
-def _is_gone(call: Call) -> bool:
-    """Whether the client closed the connection meanwhile: it has moved on, its request must not act (rule D4)."""
-    if call.peer.is_gone():
-        call.peer.close("its client closed it while a transactional request was under way (D4)")
-        return True
-    return False
-
-
 def _admit(broker: Broker, call: Call, transactional_id: str, session: Session, role: Role) -> None:
     """Refuse a late request; else remember the connection, if the session is the current one (rule D4)."""
     broker.connections.check(*session, role, call.peer.number)
@@ -55,7 +47,7 @@ def _admit(broker: Broker, call: Call, transactional_id: str, session: Session, 
 def init_producer_id(broker: Broker, call: Call) -> None:
     """0-5. From 3 with the caller's session (KIP-360); 4 knows PRODUCER_FENCED; 5 TRANSACTION_ABORTABLE."""
     request = call.request
-    if _is_gone(call):
+    if call.is_abandoned():
         return
     caller = Session(
         ProducerId(getattr(request, "producer_id", NO_PRODUCER)), Epoch(getattr(request, "producer_epoch", NO_EPOCH))
@@ -103,7 +95,7 @@ def _session_tree(session: Session) -> dict[str, Any]:
 def add_partitions_to_txn(broker: Broker, call: Call) -> None:
     """0-3: one transaction; 2 knows PRODUCER_FENCED. 4-5: several, also only to verify (KIP-890), as brokers ask."""
     request = call.request
-    if _is_gone(call):
+    if call.is_abandoned():
         return
     if call.version >= _BATCHED_VERSION:
         results: list[dict[str, Any]] = []
@@ -188,7 +180,7 @@ def _by_partition(topics: Any, code: Any) -> list[dict[str, Any]]:
 def add_offsets_to_txn(broker: Broker, call: Call) -> None:
     """0-4; 2 knows PRODUCER_FENCED. TV2 clients don't send it (rule O6)."""
     request = call.request
-    if _is_gone(call):
+    if call.is_abandoned():
         return
     session = Session(request.producer_id, request.producer_epoch)
     try:
@@ -212,7 +204,7 @@ def add_offsets_to_txn(broker: Broker, call: Call) -> None:
 def txn_offset_commit(broker: Broker, call: Call) -> None:
     """0-5. 3 carries the member (KIP-447, rule O2); 5 adds the group implicitly (TV2, rule O6)."""
     request = call.request
-    if _is_gone(call):
+    if call.is_abandoned():
         return
     session = Session(request.producer_id, request.producer_epoch)
     try:
@@ -249,7 +241,7 @@ def txn_offset_commit(broker: Broker, call: Call) -> None:
 def end_txn(broker: Broker, call: Call) -> None:
     """0-4 (TV1, rule T5): the epoch stays; 2 knows PRODUCER_FENCED. 5 (TV2, rule T6): the epoch is bumped."""
     request = call.request
-    if _is_gone(call):
+    if call.is_abandoned():
         return
     session = Session(request.producer_id, request.producer_epoch)
     try:
