@@ -199,10 +199,10 @@ LATE_REQUESTS = [
     for role in ("COORDINATOR", "OFFSETS", "PRODUCE")
 ] + [
     Breakage(
-        "D4 closed connections are heard",
+        "D4 the coordinator hears closed connections",
         "broker/call.py",
         "        if not self.peer.is_gone():\n",
-        "        if True:\n",
+        "        if self.api_key or not self.peer.is_gone():\n",
     ),
     Breakage(
         "D4 Produce hears closed connections",
