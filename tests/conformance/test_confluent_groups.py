@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 from tests.support.broker_process import BrokerProcess
-from tests.support.confluent import by_partition, committed, create_topic, read_all, values_of
-from tests.support.confluent_groups import PROTOCOLS, Feeder, Member, eventually, fill, members
+from tests.support.confluent import by_partition, committed, consumer, create_topic, read_all, values_of
+from tests.support.confluent_groups import CLASSIC, PROTOCOLS, Feeder, Member, eventually, fill, members
 from tests.support.copier import Copier
 from tests.support.fixtures import Broker
+from tests.support.proxy import Proxy
 
 __all__ = ["members"]
 
@@ -134,3 +136,23 @@ def test_copying_goes_on_over_restarts(own_broker: BrokerProcess, unique: Unique
     result = read_all(bootstrap, target)
     assert sorted(values_of(result)) == sorted(sent)
     assert by_partition(result) == by_partition(read_all(bootstrap, source))
+
+
+@pytest.mark.parametrize("instance", [{}, {"group_instance_id": "one"}], ids=["dynamic", "static"])
+def test_a_commit_whose_reply_is_lost_is_repeated_soon(own_broker: BrokerProcess, instance: dict[str, str]) -> None:
+    """librdkafka asks for its coordinator behind a fetch that waits, and gives the coordinator up again if the answer takes
+    longer than its retry.backoff.ms: so until the session is over, and then a static member fences itself.
+    """
+    with Proxy(own_broker.port) as proxy:
+        topic = create_topic(proxy.bootstrap, "topic")
+        fill(proxy.bootstrap, topic, 1, 1)
+        reader = consumer(proxy.bootstrap, "group", fetch_wait_max_ms=20_000, **CLASSIC, **instance)
+        reader.subscribe([topic])
+        read = reader.poll(20)
+        assert read is not None and read.value() == b"0"
+        lost = proxy.lose_reply_of_next("offset_commit")
+        begun = time.monotonic()
+        (place,) = reader.commit(message=read, asynchronous=False)
+        assert lost.wait() and place.error is None
+        assert time.monotonic() - begun < 10, "the client has waited for its own fetch"
+        reader.close()

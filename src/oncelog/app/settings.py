@@ -11,6 +11,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 from oncelog.app.errors import ConfigurationError
@@ -106,22 +107,26 @@ class Cluster:
             if name in _THE_RUNTIMES:
                 raise ConfigurationError(f"client setting {name} is not yours to give: {_THE_RUNTIMES[name]}")
 
-    def connection(self, client_id: str) -> Settings:
-        """What every client has."""
-        return {**_CONNECTION, **self.client, "bootstrap.servers": self.bootstrap, "client.id": client_id}
+    def connection(self, client_id: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+        """What every client has; ``defaults`` are those of its kind."""
+        return {**_CONNECTION, **defaults, **self.client, "bootstrap.servers": self.bootstrap, "client.id": client_id}
 
     def for_consumer(self, *, client_id: str, group: str, instance: str) -> Settings:
         """A static member that reads committed records and never commits by itself.
 
-        What is read ahead is bounded. When the bound is met the client looks again soon, not after its own second.
+        What is read ahead is bounded. When the bound is met the client looks again soon, not after its own second. A fetch
+        waits for less than the time after which a request is repeated (docs/limits.md).
         """
-        return {
+        defaults = {
             "session.timeout.ms": 10_000,
             "heartbeat.interval.ms": 1_000,
             "fetch.wait.max.ms": 100,
+            "retry.backoff.ms": 200,
             "queued.max.messages.kbytes": 16_384,
             "fetch.queue.backoff.ms": 10,
-            **_without(self.connection(client_id), _FOR_PRODUCERS),
+        }
+        return {
+            **_without(self.connection(client_id, defaults), _FOR_PRODUCERS),
             "group.id": group,
             "group.instance.id": instance,
             "isolation.level": "read_committed",

@@ -34,6 +34,7 @@ from oncelog.model.rows import Cluster, Transaction
 from oncelog.storage.contract import Storage
 
 NODE_ID: Final = 1
+_FETCH: Final = 1
 _FENCED: Final = (ErrorCode.INVALID_PRODUCER_EPOCH, ErrorCode.PRODUCER_FENCED)
 
 
@@ -152,6 +153,8 @@ class Broker:
         if self.lane.failure is not None:
             call.peer.close("the storage has failed")
             return
+        if call.api_key != _FETCH:
+            self.fetching.make_way(call.peer)
         HANDLERS[call.api_key].handle(self, call)
 
     def tell_damage(self, log_id: LogId, offset: int, no: DamagedRecords) -> None:

@@ -4,6 +4,10 @@ A fetch reads whole stored batches, up to what is synced and, for read_committed
 little it waits on its partitions' logs: the lane tells which logs readers see more of, in the instant in which they do.
 A session remembers the partitions of one consumer, so that each fetch names only what changed.
 
+Differs: a fetch does not hold up what comes behind it by its connection: it is answered, with what there is. Replies leave in
+order, so a FindCoordinator would wait as long as the fetch does, and librdkafka 2.16 gives up the coordinator that it asks
+for again and again if that takes longer than its ``retry.backoff.ms`` (docs/limits.md).
+
 A fetch of many partitions goes in steps (broker/stepping.py). What it may show of each partition is noted in one instant,
 before the first is read: of a transaction it shows all or nothing, however many steps it takes (rule D1).
 """
@@ -17,6 +21,7 @@ from uuid import UUID
 
 from oncelog.broker.call import Call, milliseconds
 from oncelog.broker.lane import Timer
+from oncelog.broker.peer import Peer
 from oncelog.engine.decision import Visible
 from oncelog.engine.reading import aborted_between, check_leader_epoch, check_offset, first_aborted, offset_end
 from oncelog.engine.state import Log
@@ -121,6 +126,7 @@ class Fetching:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._waiting: dict[LogId, dict[Waiting, None]] = {}
+        self._waiting_by_peer: dict[Peer, dict[Waiting, None]] = {}
         self._waiting_count = self._waiting_partitions = 0
         self._sessions: OrderedDict[int, Session] = OrderedDict()
 
@@ -158,6 +164,7 @@ class Fetching:
         for wanted in fetch.wanted:
             if isinstance(wanted.log, Log):
                 self._waiting.setdefault(wanted.log.id, {})[fetch] = None
+        self._waiting_by_peer.setdefault(fetch.call.peer, {})[fetch] = None
         self._waiting_count += 1
         self._waiting_partitions += len(fetch.wanted)
         fetch.timer = self._broker.loop.call_later(wait_ms / 1000, lambda: self._finish(fetch))
@@ -187,6 +194,11 @@ class Fetching:
             else:
                 self._broker.in_steps(fetch.call, self._look(fetch))
 
+    def make_way(self, peer: Peer) -> None:
+        """Something else than a fetch has come by this connection: answer the fetches that it would wait behind."""
+        for fetch in list(self._waiting_by_peer.get(peer, ())):
+            self._finish(fetch)
+
     def close(self) -> None:
         """Answer all that wait with what there is."""
         for fetches in list(self._waiting.values()):
@@ -213,6 +225,10 @@ class Fetching:
                     fetches.pop(fetch, None)
                     if not fetches:
                         del self._waiting[wanted.log.id]
+        of_peer = self._waiting_by_peer[fetch.call.peer]
+        del of_peer[fetch]
+        if not of_peer:
+            del self._waiting_by_peer[fetch.call.peer]
         self._waiting_count -= 1
         self._waiting_partitions -= len(fetch.wanted)
 

@@ -62,12 +62,18 @@ def connection_settings(bootstrap: str) -> Settings:
 
 
 def consumer_settings(options: argparse.Namespace) -> Settings:
-    """A static member of the group that commits by itself, never in the background."""
+    """A static member of the group that commits by itself, never in the background.
+
+    A fetch waits less than the 100 ms after which a commit is repeated (retry.backoff.ms). On other brokers than this one the
+    answer to "who is the coordinator?" comes behind the fetch, and librdkafka 2.16 gives up the coordinator again as long as
+    it comes too late; when the session is over it joins anew, and is fenced by itself.
+    """
     return {
         **connection_settings(options.bootstrap),
         "group.id": options.group,
         "group.instance.id": options.name,
         "session.timeout.ms": 6000,
+        "fetch.wait.max.ms": 50,
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
