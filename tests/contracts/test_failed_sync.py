@@ -46,6 +46,8 @@ class Machine:
 
     def relieved(self) -> None: ...
 
+    def damaged(self, *what: object) -> None: ...
+
     def failed(self, error: StorageError) -> None:
         self.failures.append(error)
 

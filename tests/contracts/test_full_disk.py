@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -142,11 +143,12 @@ def test_a_bug_in_the_sync_thread_is_final_too(tmp_path: Path, monkeypatch: pyte
 
 
 def test_reading_fails_for_good_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine lacks something. What the disk has lost is told to its readers: test_unreadable.py."""
     writer = Writer(tmp_path / "d")
     assert writer.run(400) is None
     writer.told.turn_until(lambda: not writer.storage._settler.is_running)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pread", failing(os.pread, after=0, number=5, where=".segment"))
+        patch.setattr(os, "pread", failing(os.pread, after=0, number=errno.EMFILE, where=".segment"))
         with pytest.raises(StorageError, match=r"Reading .*segments failed"):
             writer.storage.read(LogId(1), 0, offset_end=10, bytes_max=1)
         with pytest.raises(StorageError):

@@ -434,21 +434,6 @@ def test_a_start_without_the_checkpoint_destroys_nothing(tmp_path: Path, lost: s
     bench.storage.close()
 
 
-def test_a_damaged_index_is_refused_when_it_is_read(tmp_path: Path) -> None:
-    file = settled(tmp_path / "d")
-    storage = FileStorage(tmp_path / "d", **SIZES)
-    opened(storage)
-    index = storage._logs.by_id[LogId(1)].settled
-    assert index is not None
-    at = index.places[0] + index.sizes[0]
-    with file.open("r+b") as data:
-        data.seek(at)
-        data.write(b"\xff")
-    with pytest.raises(StorageError, match=rf"0001\.segment is damaged: bad index at offset {at}"):
-        storage.read(LogId(1), 0, offset_end=10, bytes_max=1)
-    storage.close()
-
-
 def test_remains_of_a_settling_are_removed(tmp_path: Path) -> None:
     """A file that no checkpoint names was never acknowledged by anybody."""
     file = settled(tmp_path / "d")

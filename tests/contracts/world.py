@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId, Position
 from oncelog.storage.contract import Entry, Rolling, StoredBatch
 
@@ -23,6 +23,7 @@ class Told:
     def __init__(self) -> None:
         self.position = 0
         self.failures: list[StorageError] = []
+        self.damages: list[tuple[LogId, int, DamagedRecords]] = []
         self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
     def turn(self) -> None:
@@ -44,6 +45,9 @@ class Told:
 
     def failed(self, error: StorageError) -> None:
         self.failures.append(error)
+
+    def damaged(self, log: LogId, offset: int, why: DamagedRecords) -> None:
+        self.damages.append((log, offset, why))
 
 
 def batch(log: int, offset: int, size: int, timestamp: int = 0, count: int = 1) -> StoredBatch:

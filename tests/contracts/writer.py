@@ -19,6 +19,8 @@ class Told:
 
     def relieved(self) -> None: ...
 
+    def damaged(self, *what: object) -> None: ...
+
     def synced(self, position: int) -> None:
         sys.stdout.write(f"{position}\n")
         sys.stdout.flush()

@@ -481,8 +481,8 @@ COMPACTION = [
     Breakage(
         "D2 a file that is being compacted is written again",
         "storage/segments.py",
-        "if not segment.stretches_retained or segment.number in self.pinned:",
-        "if not segment.stretches_retained:",
+        "segment.number in self.pinned | self.damaged:",
+        "segment.number in self.damaged:",
     ),
     Breakage(
         "R4 a segment file ends in a hole",

@@ -89,6 +89,21 @@ def test_groups(served: BrokerProcess) -> None:
     assert table(said("groups", "list", *at)) == [["readers", "Empty", "consumer"]]
 
 
+def test_a_group_of_the_consumer_protocol(served: BrokerProcess) -> None:
+    """KIP-848: its members are told by an API of their own; by the classic one it has none."""
+    at = ("--bootstrap", served.bootstrap)
+    create_topic(served.bootstrap, "records", 2)
+    reader = consumer(served.bootstrap, "modern", group_protocol="consumer", client_id="mine")
+    reader.subscribe(["records"])
+    while not reader.assignment():
+        reader.poll(0.1)
+    assert said("groups", "describe", "modern", *at).startswith("group modern: Stable, 1 member\n")
+    (member,) = rows("groups", "describe", "modern", *at)
+    assert (member["client"], member["host"]) == ("mine", "/127.0.0.1")
+    reader.close()
+    assert said("groups", "describe", "modern", *at).startswith("group modern: Empty, 0 members\n")
+
+
 def test_transactions(served: BrokerProcess, pages: str) -> None:
     """D5, T11: what is open, since when, where; an abort fences its producer; who was fenced and by whom is shown."""
     at = ("--bootstrap", served.bootstrap)

@@ -179,6 +179,10 @@ class _Open(NamedTuple):
     path: str
 
 
+#: In the place of a path.
+_IN_MEMORY = "memory:"
+
+
 class Size(NamedTuple):
     """What fstat tells."""
 
@@ -247,6 +251,12 @@ class Process:
 
     # -- os -----------------------------------------------------------------------------------------------------------
 
+    def memfd_create(self, name: str, flags: int) -> int:
+        """A file in memory: what is done to it is no step, and it dies with the process."""
+        del name, flags
+        self._check()
+        return self._opened(_Open(File(), _IN_MEMORY))
+
     def open(self, path: Any, flags: int, mode: int = 0o777) -> int:
         self._check()
         name = str(path)
@@ -300,6 +310,9 @@ class Process:
 
     def _write(self, call: str, descriptor: int, data: bytes, offset: int) -> int:
         file = self.file(descriptor)
+        if self.path(descriptor) == _IN_MEMORY:
+            file.content[offset : offset + len(data)] = data
+            return len(data)
         self._check_room(offset + len(data) - len(file.content))
 
         def partly() -> None:
@@ -340,6 +353,9 @@ class Process:
 
     def ftruncate(self, descriptor: int, size: int) -> None:
         file = self.file(descriptor)
+        if self.path(descriptor) == _IN_MEMORY:
+            file.resize(size)
+            return
         self._step("ftruncate", lambda: file.resize(size))
 
     def posix_fallocate(self, descriptor: int, offset: int, size: int) -> None:

@@ -145,12 +145,11 @@ class SimpleQueue:
 
 
 class Mapped(bytes):
-    """mmap.mmap of a file: as it is now, for what is mapped is not written any more."""
+    """mmap.mmap of a file: as it is now, for what is mapped is not written any more. A file in memory is given itself."""
 
     def __new__(cls, descriptor: int, size: int, access: int = 0) -> Any:
-        if descriptor < 0:
-            return mmap.mmap(descriptor, size)
-        assert size == 0
+        if size:
+            return Life.current.process.file(descriptor).content
         return super().__new__(cls, Life.current.process.file(descriptor).content)
 
     def madvise(self, advice: int) -> None: ...

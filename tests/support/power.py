@@ -24,6 +24,10 @@ CHANGING = ("pwrite", "pwritev", "fsync", "fdatasync", "ftruncate", "posix_fallo
 Image = dict[str, bytes]
 
 
+def _is_memory(descriptor: int) -> bool:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("/memfd:")
+
+
 class Recorder:
     """Knows what of ``folder`` is safe, and calls ``at_step(call)`` before every call that changes it."""
 
@@ -56,6 +60,8 @@ class Recorder:
 
     def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:
+            if isinstance(arguments[0], int) and _is_memory(arguments[0]):
+                return call(*arguments, **options)
             with self._lock:
                 self.at_step(name)
                 if name in ("rename", "unlink") and Path(arguments[-1]).exists():

@@ -104,6 +104,7 @@ class Broker:
         self.lane.on_alarm = self.upkeep.ring
         self.lane.on_sync = self.meters.synced
         self.lane.on_failure = self._failed
+        self.lane.on_damage = self.tell_damage
         self.lane.on_pressure = lambda is_high: self.on_pressure(is_high)
 
     @property

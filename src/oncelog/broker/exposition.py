@@ -64,6 +64,10 @@ METRICS: Final[dict[str, Described]] = {
     "oncelog_compaction_read_bytes": Described(CounterMetricFamily, "Bytes of batches that compactions began with."),
     "oncelog_compaction_left_bytes": Described(CounterMetricFamily, "Bytes of batches that compactions have left."),
     "oncelog_journal_bytes": Described(GaugeMetricFamily, "Bytes of the journal's files."),
+    "oncelog_damaged_partitions": Described(
+        GaugeMetricFamily,
+        "Partitions of which the disk was seen to have changed or lost something, since the start; the log names them.",
+    ),
     "oncelog_unsynced_bytes": Described(GaugeMetricFamily, "Bytes appended and not yet safe."),
     "oncelog_transactions_open": Described(GaugeMetricFamily, "Transactions under way."),
     "oncelog_transaction_oldest_seconds": Described(
@@ -104,9 +108,11 @@ class BrokerCollector(Collector):
         clock_ms: Callable[[], int],
         journal_bytes: Callable[[], int],
         unsynced_bytes: Callable[[], int],
+        damaged_count: Callable[[], int],
     ) -> None:
         self._meters, self._state, self._api_names = meters, state, api_names
         self._clock_ms, self._journal_bytes, self._unsynced_bytes = clock_ms, journal_bytes, unsynced_bytes
+        self._damaged_count = damaged_count
 
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
@@ -168,6 +174,7 @@ class BrokerCollector(Collector):
         yield lag
         yield _single("oncelog_journal_bytes", self._journal_bytes())
         yield _single("oncelog_unsynced_bytes", self._unsynced_bytes())
+        yield _single("oncelog_damaged_partitions", self._damaged_count())
 
 
 def text_of(collector: BrokerCollector) -> bytes:

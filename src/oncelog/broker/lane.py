@@ -18,7 +18,7 @@ from oncelog.engine.configs import TopicSettings
 from oncelog.engine.decision import Append, Decision, Level, Visible
 from oncelog.engine.state import State, rows_in_chunks
 from oncelog.model.batch import read_header
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId, Position
 from oncelog.model.limits import UNSYNCED_BYTES_MAX
 from oncelog.model.rows import LogStart, Row, TopicDeleted, decode_rows, encode_rows
@@ -77,6 +77,8 @@ class Lane:
         self.on_sync: Callable[[float, int], None] = lambda _seconds, _entries: None
         #: Called once when the storage has failed (law 7); set by the broker.
         self.on_failure: Callable[[StorageError], None] = lambda _: None
+        #: Called where the storage meets damage that no reader has met; set by the broker.
+        self.on_damage: Callable[[LogId, int, DamagedRecords], None] = lambda _log, _offset, _why: None
         #: Called with True when too much waits for the disk, with False when no more; set by the broker.
         self.on_pressure: Callable[[bool], None] = lambda _: None
         self.failure: StorageError | None = None
@@ -253,6 +255,10 @@ class Lane:
         if self.failure is None:
             self.failure = error
             self.on_failure(error)
+
+    def damaged(self, log: LogId, offset: int, why: DamagedRecords) -> None:
+        """See the storage's contract."""
+        self.on_damage(log, offset, why)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 

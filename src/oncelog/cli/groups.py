@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _OFFSET_FETCH: Final = 9
 _DESCRIBE_GROUPS: Final = 15
 _LIST_GROUPS: Final = 16
+_DESCRIBE_CONSUMER_GROUPS: Final = 69
 _LATEST: Final = -1
 
 app = App(name="groups", help=f"List and describe the consumer groups of a running cluster.\n\n{EXIT_CODES}")
@@ -37,7 +38,7 @@ def _listed(cluster: Cluster) -> Iterator[Any]:
 
     cluster.topics()
     for node in cluster.nodes:
-        reply = cluster.ask(_LIST_GROUPS, 4, {"states_filter": ()}, node=node)
+        reply = cluster.ask(_LIST_GROUPS, 5, {"states_filter": (), "types_filter": ()}, node=node)
         if reply.error_code:
             raise refused("the list of groups", int(reply.error_code))
         yield from reply.groups
@@ -59,24 +60,31 @@ def describe(group: str, /, *, bootstrap: Bootstrap = BOOTSTRAP, json: AsJson = 
 
     with Cluster(bootstrap) as cluster:
         node = cluster.coordinator(group, is_transaction=False)
-        (found,) = cluster.ask(_DESCRIBE_GROUPS, 5, {"groups": (group,)}, node=node).groups
+        listed = next((one for one in _listed(cluster) if one.group_id == group), None)
+        if listed is None:
+            raise refused(f"group {group!r}", 69, "`oncelog groups list` shows what there is.")
+        members = _members(cluster, listed, node)
         tree = {"group_id": group, "topics": None, "require_stable": False}
         reply = cluster.ask(_OFFSET_FETCH, 7, tree, node=node)
         if reply.error_code:
             raise refused(f"offsets of group {group!r}", int(reply.error_code))
         rows = list(_offsets(cluster, reply.topics))
-        listed = {one.group_id: one.group_state for one in _listed(cluster)}
-    if group not in listed and not rows:
-        raise refused(f"group {group!r}", 69, "`oncelog groups list` shows what there is.")
-    state = listed.get(group, found.group_state)
-    members = [{"member": one.member_id, "client": one.client_id, "host": one.client_host} for one in found.members]
     if not json:
-        print(f"group {group}: {state}, {len(members)} member{'' if len(members) == 1 else 's'}")
+        print(f"group {group}: {listed.group_state}, {len(members)} member{'' if len(members) == 1 else 's'}")
     show(rows, ("topic", "partition", "committed", "end", "lag"), is_json=json)
     if members:
         if not json:
             print()
         show(members, ("member", "client", "host"), is_json=json)
+
+
+def _members(cluster: Cluster, listed: Any, node: int) -> list[dict[str, Any]]:
+    """Who is in the group; one of the consumer protocol (KIP-848) is described by an API of its own."""
+    if getattr(listed, "group_type", "").lower() == "consumer":
+        (found,) = cluster.ask(_DESCRIBE_CONSUMER_GROUPS, 0, {"group_ids": (listed.group_id,)}, node=node).groups
+    else:
+        (found,) = cluster.ask(_DESCRIBE_GROUPS, 5, {"groups": (listed.group_id,)}, node=node).groups
+    return [{"member": one.member_id, "client": one.client_id, "host": one.client_host} for one in found.members]
 
 
 def _offsets(cluster: Cluster, topics: Any) -> Iterator[dict[str, Any]]:

@@ -50,7 +50,9 @@ def check_batch(data: bytes | memoryview | None, *, bytes_max: int) -> BatchHead
     Raises Refusal: MESSAGE_TOO_LARGE above ``bytes_max`` bytes, CORRUPT_MESSAGE for a broken frame or CRC,
     UNSUPPORTED_FOR_MESSAGE_FORMAT for an old magic, INVALID_RECORD for what a producer may not send.
     """
-    if data is None or len(data) < HEADER_BYTES:
+    if not data:
+        raise Refusal(ErrorCode.INVALID_RECORD, "no record batch for a partition that the request names")
+    if len(data) < HEADER_BYTES:
         raise Refusal(ErrorCode.CORRUPT_MESSAGE, "no whole record batch in the request")
     fields = _HEADER.unpack_from(data)
     _, length, _, magic, crc, attributes, delta, _, _, producer_id, epoch, sequence, count = fields

@@ -103,6 +103,9 @@ class Notify(Protocol):
     def failed(self, error: StorageError) -> None:
         """The storage has failed for good."""
 
+    def damaged(self, log: LogId, offset: int, why: DamagedRecords) -> None:
+        """The disk was met to have changed something of a log at or after ``offset``, though nobody has read it."""
+
 
 #: Gives the rows of everything as of this instant, in chunks that are each cheap to encode.
 Snapshot = Callable[[], Iterable[bytes]]

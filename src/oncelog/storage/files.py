@@ -22,13 +22,13 @@ from oncelog.model.ids import LogId, Position
 from oncelog.storage.checkpoint import Loaded, Place, read_checkpoint
 from oncelog.storage.compacting import Compactor
 from oncelog.storage.contract import Compaction, Entry, Notify, Recovered, Rollings, Snapshot, TimedBatch
-from oncelog.storage.folder import Folder, sync_folder
+from oncelog.storage.folder import Folder, sync_folder, why
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, PLACE_MASK, Journal
 from oncelog.storage.reading import Reading
 from oncelog.storage.recovery import JournalReader
-from oncelog.storage.segments import AreSound, Segments, damaged
-from oncelog.storage.settling import Settler
+from oncelog.storage.segments import AreSound, Segments, damaged, told_as_damage
+from oncelog.storage.settling import Damage, Settler
 
 Durability = Literal["fsync", "written"]
 #: durability=written: after so many bytes the disk is given them all the same.
@@ -160,16 +160,19 @@ class FileStorage(Reading):
             self._segments.load(loaded.segments, self._logs)
         except OSError as error:
             self._release()
-            raise StorageError(f"The data in {self._folder.path} can't be read: {error.strerror or error}.") from error
+            raise StorageError(f"The data in {self._folder.path} can't be read: {why(error)}.") from error
         except StorageError:
             self._release()
             raise
-        needed = {generation for index in loaded.indexes for generation in index.generations(PLACE_BITS)}
+        needed: dict[int, int] = {}
+        for index in loaded.indexes:
+            for generation, end in index.generations(PLACE_BITS):
+                needed[generation] = max(end, needed.get(generation, 0))
         entries = self._replay(loaded.place, needed, is_same_boot=is_same_boot, has_checkpoint=has_checkpoint)
         return Recovered(loaded.chunks, entries, is_same_boot)
 
     def _replay(
-        self, place_from: Place, needed: set[int], *, is_same_boot: bool, has_checkpoint: bool
+        self, place_from: Place, needed: dict[int, int], *, is_same_boot: bool, has_checkpoint: bool
     ) -> Iterator[tuple[Position, Entry]]:
         try:
             reader = JournalReader(self._folder.journal, place_from, needed, is_same_boot=is_same_boot)
@@ -189,9 +192,7 @@ class FileStorage(Reading):
             self._make_safe()
             self._folder.keep_format()
         except OSError as error:
-            raise StorageError(
-                f"The journal in {self._folder.journal} can't be read: {error.strerror or error}."
-            ) from error
+            raise StorageError(f"The journal in {self._folder.journal} can't be read: {why(error)}.") from error
 
     def _make_safe(self) -> None:
         """What was found is on disk, or is put there: files, and the names in all folders.
@@ -214,11 +215,13 @@ class FileStorage(Reading):
         If the journal is lost too, the boot id tells: it is kept after the first sync, so that something was safe.
         """
         remains = self._segments.remains()
-        if remains and not is_anything_known and self._folder.is_boot_kept():
-            raise StorageError(
-                f"The checkpoint is missing: {self._folder.segments} holds {remains[0].name}. Nothing was changed; restore "
-                "the file 'checkpoint' from a copy."
+        if not is_anything_known and self._folder.is_boot_kept():
+            what = (
+                f"checkpoint is missing: {self._folder.segments} holds {remains[0].name}"
+                if remains
+                else (f"journal is missing: {self._folder.journal} does not hold its first entry, which was safe")
             )
+            raise StorageError(f"The {what}. Nothing was changed; restore the data folder from a copy.")
         for path in remains:
             path.unlink()
 
@@ -231,7 +234,9 @@ class FileStorage(Reading):
     ) -> None:
         """See the contract."""
         self._notify, self._post, self._rollings = notify, post, rollings
-        self._settler.start(snapshot, self._rolling_of, self._tell, self._settle_done, self._settle_failed)
+        self._settler.start(
+            snapshot, self._rolling_of, self._tell, self._settle_done, self._settle_failed, self._met_damage
+        )
         self._syncer = threading.Thread(target=self._sync_all, name="oncelog sync", daemon=True)
         self._syncer.start()
 
@@ -316,6 +321,7 @@ class FileStorage(Reading):
             began = time.perf_counter()
             if targets:
                 self._sync({d for one in targets for d in one.descriptors}, any(one.is_folder for one in targets))
+                self._keep_boot(targets[-1].position)
             for one in taken:
                 if isinstance(one, list):
                     self._journal.recycle(one)
@@ -328,7 +334,10 @@ class FileStorage(Reading):
             os.fdatasync(descriptor)
         if is_folder:
             sync_folder(self._folder.journal)
-        if not self._is_boot_kept:
+
+    def _keep_boot(self, position: Position) -> None:
+        """Once something is safe; see ``_remove_remains``."""
+        if position and not self._is_boot_kept:
             self._folder.keep_boot()
             self._is_boot_kept = True
 
@@ -435,8 +444,10 @@ class FileStorage(Reading):
         return self._failure
 
     def _read_stored(self, index: LogIndex, start: int, end: int) -> list[bytes | memoryview]:
+        place = index.locations[start]
         try:
-            pieces = self._journal.read(index.locations[start:end], index.lengths[start:end])
+            with told_as_damage(self._journal.path_of(place >> PLACE_BITS), place & PLACE_MASK, index.offsets[start]):
+                pieces = self._journal.read(index.locations[start:end], index.lengths[start:end])
         except OSError as error:
             raise self._read_failed(self._folder.journal, error) from error
         if self._are_sound is not None:
@@ -483,6 +494,10 @@ class FileStorage(Reading):
             self._failure = failure
             if self._notify is not None:
                 self._notify.failed(failure)
+
+    def _met_damage(self, damage: Damage) -> None:
+        if self._notify is not None:
+            self._notify.damaged(*damage)
 
     def close(self) -> None:
         """See the contract. After a failure, only releases the folder."""

@@ -47,7 +47,7 @@ class Folder:
                 self._write_format()
         except OSError as error:
             self.close()
-            raise StorageError(f"The data folder {self.path} can't be used: {error.strerror or error}.") from error
+            raise StorageError(f"The data folder {self.path} can't be used: {why(error)}.") from error
         except StorageError:
             self.close()
             raise
@@ -141,6 +141,12 @@ class Folder:
     def forget_boot(self) -> None:
         """After a failed sync the kernel may have lost what was written: the next start must not count on it."""
         (self.path / _BOOT_FILE).unlink(missing_ok=True)
+
+
+def why(error: OSError) -> str:
+    """What the system says, and of which file if it says that too."""
+    of = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{of}"
 
 
 def _boot_id() -> bytes:

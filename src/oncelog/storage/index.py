@@ -135,13 +135,13 @@ class LogIndex:
         self.first = max(0, self.first - gone)
         self.tail_first -= gone
 
-    def generations(self, bits: int) -> Iterator[int]:
-        """The journal files that hold its batches: their locations without the lowest ``bits``."""
+    def generations(self, bits: int) -> Iterator[tuple[int, int]]:
+        """The journal files that hold its batches, and where they end there: their locations, parted at the lowest ``bits``."""
         at, end = self.first, len(self.locations)
         while at < end:
             generation = self.locations[at] >> bits
-            yield generation
             at = bisect_left(self.locations, (generation + 1) << bits, at, end)
+            yield generation, self.locations[at - 1] - (generation << bits) + self.lengths[at - 1]
 
     # -- by time ------------------------------------------------------------------------------------------------------
 

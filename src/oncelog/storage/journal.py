@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -187,7 +187,7 @@ class Journal:
             else:
                 path.unlink()
 
-    def clean(self, first: int, needed: set[int]) -> None:
+    def clean(self, first: int, needed: Container[int]) -> None:
         """At the start: files before ``first`` that nothing needs are removed, all others opened."""
         spares = sorted(self._folder.glob("*.spare"))
         self._spares.extend(spares[:_SPARES_MAX])

@@ -1,6 +1,10 @@
-"""Files that settling reads, mapped into memory: many small batches cost one slice each, not one call of the system each.
+"""Files that settling and compaction read.
 
-What was read is let go of every few MiB, so that the process does not seem to grow by the size of the journal.
+In the journal a log's batches lie scattered: its files are mapped into memory, so that many small batches cost one slice each,
+not one call of the system each. Nobody looks into the slices: the kernel copies them (writing.py), and says by an error what a
+process that looks ends of, by SIGBUS and without a word: a bad sector, a file that somebody has cut. What was read is let go
+of every few MiB, so that the process does not seem to grow by the size of the journal. In a segment file the batches of a
+stretch follow one another: they are read, some at once, and the interpreter is free while the disk works.
 """
 
 from __future__ import annotations
@@ -9,18 +13,24 @@ import mmap
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
+from oncelog.model.errors import StorageError
 from oncelog.storage.folder import Folder
-from oncelog.storage.journal import PLACE_BITS, PLACE_MASK, journal_files
+from oncelog.storage.journal import PLACE_BITS, PLACE_MASK, journal_files, read_all
+
+#: What is read at once to find what can't be read.
+_PIECE_BYTES: Final = 1024 * 1024
 
 
 class MappedFiles:
-    """Journal and segment files by their numbers, for as long as the with statement lasts. Raises OSError."""
+    """Journal and segment files by their numbers, for as long as the with statement lasts. Raises OSError, StorageError."""
 
     def __init__(self, folder: Folder, bytes_max: int) -> None:
         self._folder, self._bytes_max = folder, bytes_max
         self._bytes = 0
-        self._files: dict[Path, tuple[int, mmap.mmap, memoryview]] = {}
+        self._descriptors: dict[Path, int] = {}
+        self._maps: dict[Path, tuple[mmap.mmap, memoryview]] = {}
         self._journal = journal_files(folder.journal)
 
     def __enter__(self) -> MappedFiles:
@@ -29,50 +39,87 @@ class MappedFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for descriptor, _, _ in self._files.values():
+        for descriptor in self._descriptors.values():
             os.close(descriptor)
-        self._files.clear()  # the maps go with the last piece of them
+        self._descriptors.clear()
+        self._maps.clear()  # the maps go with the last piece of them
 
     def of_journal(self, places: list[int], lengths: list[int]) -> list[memoryview]:
-        """Batches by their places in the journal."""
+        """Batches by their places in the journal, not to be looked into."""
         pieces: list[memoryview] = []
         generation, view = -1, memoryview(b"")
         for place, length in zip(places, lengths, strict=True):
             if place >> PLACE_BITS != generation:
                 generation = place >> PLACE_BITS
-                view = self._of(self._journal[generation].path)[2]
+                view = self._mapped(generation)
             at = place & PLACE_MASK
-            pieces.append(view[at : at + length])
+            piece = view[at : at + length]
+            if len(piece) < length:
+                raise StorageError(_too_short(self._journal[generation].path, len(view)))
+            pieces.append(piece)
         self._count(sum(lengths))
         return pieces
 
-    def segment(self, number: int) -> tuple[int, Path]:
-        """A segment file: (descriptor, path)."""
-        path = self._folder.segments / f"{number:016d}.segment"
-        return self._of(path)[0], path
+    def path_of(self, number: int) -> Path:
+        """A segment file."""
+        return self._folder.segments / f"{number:016d}.segment"
+
+    def segment(self, number: int) -> int:
+        """The descriptor of a segment file."""
+        return self._opened(self.path_of(number))
 
     def of_segment(self, number: int, at: int, lengths: list[int]) -> list[memoryview]:
         """Batches that follow one another in a segment file."""
-        view = self._of(self._folder.segments / f"{number:016d}.segment")[2]
+        view = memoryview(read_all(self.segment(number), sum(lengths), at))
         pieces: list[memoryview] = []
+        begin = 0
         for length in lengths:
-            pieces.append(view[at : at + length])
-            at += length
-        self._count(sum(lengths))
+            pieces.append(view[begin : begin + length])
+            begin += length
         return pieces
 
-    def _of(self, path: Path) -> tuple[int, mmap.mmap, memoryview]:
-        found = self._files.get(path)
+    def unreadable(self) -> StorageError:
+        """After the kernel could not copy something of the journal: what it was."""
+        for path, (_, view) in self._maps.items():
+            for at in range(0, len(view), _PIECE_BYTES):
+                try:
+                    read_all(self._descriptors[path], min(_PIECE_BYTES, len(view) - at), at)
+                except OSError as error:
+                    if os.fstat(self._descriptors[path]).st_size < len(view):
+                        return StorageError(_too_short(path, os.fstat(self._descriptors[path]).st_size))
+                    return StorageError(
+                        f"The journal file {path} can't be read at or after byte {at}: {error.strerror or error}. Restore it "
+                        "from a copy."
+                    )
+        return StorageError(f"A file in {self._folder.journal} could not be read a moment ago: look after the disk.")
+
+    def _opened(self, path: Path) -> int:
+        found = self._descriptors.get(path)
         if found is None:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            map_ = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-            found = self._files[path] = descriptor, map_, memoryview(map_)
+            found = self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return found
+
+    def _mapped(self, generation: int) -> memoryview:
+        path = self._journal[generation].path
+        found = self._maps.get(path)
+        if found is None:
+            descriptor = self._opened(path)
+            if not os.fstat(descriptor).st_size:  # nothing that could be mapped
+                raise StorageError(_too_short(path, 0))
+            map_ = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+            found = self._maps[path] = map_, memoryview(map_)
+        return found[1]
 
     def _count(self, size: int) -> None:
         """Counted before the pieces are read: what is let go here was read earlier."""
         self._bytes += size
         if self._bytes > self._bytes_max:
             self._bytes = size
-            for _, map_, _ in self._files.values():
+            for map_, _ in self._maps.values():
                 map_.madvise(mmap.MADV_DONTNEED)
+
+
+def _too_short(path: Path, size: int) -> str:
+    return (
+        f"The journal file {path} ends at byte {size}, before batches that were written there. Restore it from a copy."
+    )

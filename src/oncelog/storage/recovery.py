@@ -20,7 +20,8 @@ from oncelog.storage.journal import journal_files, read_all
 class JournalReader:
     """Reads files in order; afterwards ``generation``, ``offset`` and ``position`` say where the journal ends."""
 
-    def __init__(self, folder: Path, place: Place, needed: set[int], *, is_same_boot: bool) -> None:
+    def __init__(self, folder: Path, place: Place, needed: dict[int, int], *, is_same_boot: bool) -> None:
+        """``needed``: the files that the checkpoint refers to, and how much of each."""
         self._is_same_boot = is_same_boot
         self._files = journal_files(folder)
         #: The file that was read last, whole: through a map a bad sector would end the process without a word.
@@ -30,16 +31,26 @@ class JournalReader:
 
     def entries(self) -> Iterator[tuple[int, Found]]:
         """(generation, entry) of all entries; raises StorageError for damage."""
-        if self.position:
-            self._needed.add(self.generation)
-        if missing := sorted(self._needed - self._files.keys()):
-            raise StorageError(f"The journal's file {missing[0]:016d} is missing: restore it from a copy.")
+        self._check_needed()
         while self.generation in self._files:
             yield from self._entries_of(self.generation)
             if not self._goes_on():
                 break
             self.generation, self.offset = self.generation + 1, 0
         self._check_end()
+
+    def _check_needed(self) -> None:
+        if self.position:
+            self._needed[self.generation] = max(self.offset, self._needed.get(self.generation, 0))
+        for generation, end in sorted(self._needed.items()):
+            file = self._files.get(generation)
+            if file is None:
+                raise StorageError(f"The journal's file {generation:016d} is missing: restore it from a copy.")
+            if (size := file.path.stat().st_size) < end:
+                raise StorageError(
+                    f"The journal is damaged: {file.path} ends at byte {size}, and {end} were safe. Nothing was changed; "
+                    "restore the file from a copy."
+                )
 
     def _entries_of(self, generation: int) -> Iterator[tuple[int, Found]]:
         tag, view = self._files[generation].tag, memoryview(self._read(generation))

@@ -4,17 +4,20 @@ A file holds stretches of many logs: ``[batches of a stretch][its index]`` one a
 and a foot at the very end. One file for all logs, not one a log: a settling costs one file and one sync however many
 partitions there are, and there is never anything to cut (docs/decisions/storage.md).
 
-Which files count is said by the checkpoint; others are remains. Errors are OSError here, and StorageError for damage.
+Which files count is said by the checkpoint; others are remains. Errors are OSError here; StorageError for a file that is
+none; DamagedRecords for what the disk does not give back as it was given: that concerns one log, and nobody else.
 In the machine's own byte order, as the checkpoint.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -49,6 +52,9 @@ _MERGES_MAX: Final = 2
 _REWRITE_BYTES_MAX: Final = 1024 * 1024 * 1024
 
 
+#: What the machine may lack now, whatever is on the disk.
+_LACKED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+
 #: Whether batches are what was written, and lie between two offsets; how, storage does not know (law 6).
 AreSound = Callable[[bytes | memoryview, int, int], bool]
 
@@ -58,6 +64,18 @@ def damaged(path: Path, at: int, offset: int) -> DamagedRecords:
     return DamagedRecords(
         f"{path} is damaged at or after byte {at}: batches from offset {offset} on are not what was written"
     )
+
+
+@contextmanager
+def told_as_damage(path: Path, at: int, offset: int) -> Iterator[None]:
+    """For its readers what the disk does not give at all is as lost as what it has changed. Raises DamagedRecords, OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _LACKED:
+            raise
+        why = error.strerror or error
+        raise DamagedRecords(f"{path} can't be read at byte {at}, from offset {offset} on: {why}") from error
 
 
 class Segment:
@@ -89,6 +107,8 @@ class Segments:
         self.empty: set[int] = set()
         #: Files that a compaction reads: neither written again nor removed meanwhile.
         self.pinned: set[int] = set()
+        #: Files that could not be read whole: they are not written again, and stay until nothing is retained of them.
+        self.damaged: set[int] = set()
         self.number_next = 1
         self._open: OrderedDict[int, int] = OrderedDict()
         self._indexes: OrderedDict[tuple[int, int], StretchIndex] = OrderedDict()
@@ -123,7 +143,7 @@ class Segments:
     def remains(self) -> list[Path]:
         """What no checkpoint names: a settling that came to no end has left it, unless the checkpoint itself is lost."""
         counting = {self.path_of(number) for number in self.files}
-        return [path for path in self._folder.iterdir() if path not in counting]
+        return [path for path in self._folder.iterdir() if ".segment" in path.name and path not in counting]
 
     def add(self, file: SegmentFile) -> None:
         """A new file; its stretches are installed one by one."""
@@ -171,7 +191,10 @@ class Segments:
         if not settled:
             index.settled = None
         elif index.offset_start > settled.offsets[0]:
-            batches = self._index_of(settled, 0)
+            try:
+                batches = self._index_of(settled, 0)
+            except DamagedRecords:
+                return  # Its readers are told; until the whole stretch may go, all of it counts as retained.
             settled.skipped_batches = batches.place(index.offset_start)
             settled.skipped_bytes = batches.begin_of(settled.skipped_batches)
 
@@ -186,7 +209,7 @@ class Segments:
         chosen: list[Segment] = []
         small: dict[int, list[Segment]] = {}
         for segment in self.files.values():
-            if not segment.stretches_retained or segment.number in self.pinned:
+            if not segment.stretches_retained or segment.number in self.pinned | self.damaged:
                 continue
             if segment.bytes_retained < segment.size * _LIVE_SHARE:
                 chosen.append(segment)
@@ -211,6 +234,7 @@ class Segments:
         for number in numbers:
             segment = self.files.pop(number)
             self.empty.discard(number)
+            self.damaged.discard(number)
             assert not segment.stretches_retained, f"segment file {number} is still needed"
             if (descriptor := self._open.pop(number, None)) is not None:
                 os.close(descriptor)
@@ -232,7 +256,8 @@ class Segments:
             if fit > start:
                 begin, size = batches.begin_of(start), batches.ends[fit - 1] - batches.begin_of(start)
                 place = settled.places[at] + begin
-                pieces.append(read_all(self._descriptor(settled.segments[at]), size, place))
+                with told_as_damage(self.path_of(settled.segments[at]), place, batches.offsets[start]):
+                    pieces.append(read_all(self._descriptor(settled.segments[at]), size, place))
                 left -= size
                 after = batches.offsets[fit] if fit < len(batches.offsets) else settled.end_of(at)
                 if self._are_sound is not None and not self._are_sound(pieces[-1], batches.offsets[start], after):
@@ -272,9 +297,10 @@ class Segments:
         if found is not None:
             self._indexes.move_to_end((number, place))
             return found
-        found = read_index(
-            self._descriptor(number), self.path_of(number), place + settled.sizes[at], settled.counts[at], settled.crcs[at]
-        )  # fmt: skip
+        path, index_at, offset = self.path_of(number), place + settled.sizes[at], settled.offsets[at]
+        with told_as_damage(path, index_at, offset):
+            descriptor = self._descriptor(number)
+        found = read_index(descriptor, path, index_at, settled.counts[at], settled.crcs[at], offset)
         self._indexes[number, place] = found
         if len(self._indexes) > _INDEXES_MAX:
             self._indexes.popitem(last=False)
@@ -297,11 +323,12 @@ class Segments:
         self._open.clear()
 
 
-def read_index(descriptor: int, path: Path, at: int, count: int, crc: int) -> StretchIndex:
-    """The index of a stretch. Raises StorageError for damage."""
-    data = read_all(descriptor, StretchIndex.size_of(count), at)
+def read_index(descriptor: int, path: Path, at: int, count: int, crc: int, offset: int) -> StretchIndex:
+    """The index of a stretch, which begins with ``offset``. Raises DamagedRecords."""
+    with told_as_damage(path, at, offset):
+        data = read_all(descriptor, StretchIndex.size_of(count), at)
     if crc32c(data) != crc:
-        raise StorageError(f"The segment file {path} is damaged: bad index at offset {at}. Restore it from a copy.")
+        raise DamagedRecords(f"{path} is damaged at byte {at}: the index of the batches from offset {offset} on")
     return StretchIndex.from_bytes(data, count)
 
 

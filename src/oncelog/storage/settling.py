@@ -9,10 +9,14 @@ thread in small steps again. On the thread, in this order, which is all that a c
 
 Then, when every log reads from its new place, the journal files and the replaced segment files are given up. What was
 trimmed or dropped meanwhile is not moved. Appends go on all the time: the indexes only grow during a round.
+
+A segment file that was to be written again and can't be read whole stays as it is; a journal file that can't be read ends the
+storage, for what is only there would be lost with it.
 """
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 import time
@@ -21,9 +25,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId, Position
 from oncelog.storage.checkpoint import Place, Plan, write_checkpoint
 from oncelog.storage.contract import Rolling, Snapshot
@@ -31,7 +35,7 @@ from oncelog.storage.folder import Folder, sync_file, sync_folder
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, Journal
 from oncelog.storage.mapped import MappedFiles
-from oncelog.storage.segments import SegmentFile, Segments, read_index, read_segment
+from oncelog.storage.segments import SegmentFile, Segments, read_index, read_segment, told_as_damage
 from oncelog.storage.stretches import Stretch, StretchIndex
 from oncelog.storage.writing import Chunk, SegmentWriter
 
@@ -53,6 +57,22 @@ class Abandoned(Exception):
     """Not an error: the storage closes. The round is given up: the checkpoint from before stays."""
 
 
+class Damage(NamedTuple):
+    """What was met in a segment file that was to be written again."""
+
+    log: LogId
+    offset: int
+    why: DamagedRecords
+
+
+class _Unreadable(Exception):
+    """A segment file can't be written again."""
+
+    def __init__(self, number: int, damage: Damage) -> None:
+        super().__init__(number)
+        self.number, self.damage = number, damage
+
+
 class Round:
     """One settling: what it is to do, and what came of it."""
 
@@ -65,6 +85,8 @@ class Round:
         self.rewritten: list[int] = []
         self.kept: list[int] = []
         self.unneeded: list[int] = []
+        #: What was met in files that are left as they are.
+        self.damages: dict[int, Damage] = {}
         #: Stretches of files to be written again that still count, as (file, place): compaction may have replaced others.
         self.counting: set[tuple[int, int]] = set()
         #: A log of which all moves, whatever the place; and the file of a compaction, which counts from now on.
@@ -74,6 +96,12 @@ class Round:
         self.journal_files: list[Path] = []
         self.outcome: SegmentFile | StorageError | None = None
         self.is_done = self.is_installing = False
+
+    def leave(self, number: int, damage: Damage) -> None:
+        """Write a file not again after all."""
+        self.rewritten.remove(number)
+        self.kept.append(number)
+        self.damages[number] = damage
 
 
 def plan_of(index: LogIndex, round_: Round, rolling: Callable[[LogId], Rolling]) -> Plan | None:
@@ -131,6 +159,14 @@ def settle(folder: Folder, round_: Round, breathe: Callable[[], None]) -> Segmen
 
 def move(folder: Folder, round_: Round, breathe: Callable[[], None]) -> SegmentFile | None:
     """Write the new segment file."""
+    while True:
+        try:
+            return _moved(folder, round_, breathe)
+        except _Unreadable as no:
+            round_.leave(no.number, no.damage)
+
+
+def _moved(folder: Folder, round_: Round, breathe: Callable[[], None]) -> SegmentFile | None:
     old, merges = _old_stretches(folder, round_)
     plans = [plan for plan in round_.plans if plan.moved > plan.first or plan.log.id in old]
     if not plans:
@@ -149,10 +185,12 @@ def move(folder: Folder, round_: Round, breathe: Callable[[], None]) -> SegmentF
             for plan in plans:
                 writer.begin(plan.log.id, plan.rolling)
                 for number, stretch in old.get(plan.log.id, ()):
-                    for chunk in old_chunks(files, number, stretch, plan.log.offset_start):
-                        writer.add(chunk)
-                for chunk in _journal_chunks(files, plan):
-                    writer.add(chunk)
+                    try:
+                        for chunk in old_chunks(files, number, stretch, plan.log.offset_start):
+                            writer.add(chunk)
+                    except DamagedRecords as no:
+                        raise _Unreadable(number, Damage(plan.log.id, stretch.offset, no)) from no
+                _move_from_journal(files, plan, writer)
         file = writer.finish(round_.segment, merges)
         is_needed = bool(file.stretches)
     finally:
@@ -188,6 +226,16 @@ def _old_stretches(folder: Folder, round_: Round) -> tuple[dict[LogId, list[tupl
     return found, merges
 
 
+def _move_from_journal(files: MappedFiles, plan: Plan, writer: SegmentWriter) -> None:
+    try:
+        for chunk in _journal_chunks(files, plan):
+            writer.add(chunk)
+    except OSError as error:
+        if error.errno == errno.EFAULT:  # the kernel could not copy from the map
+            raise files.unreadable() from error
+        raise
+
+
 def _journal_chunks(files: MappedFiles, plan: Plan) -> Iterator[Chunk]:
     index = plan.log
     at = max(plan.first, index.first)
@@ -201,16 +249,23 @@ def _journal_chunks(files: MappedFiles, plan: Plan) -> Iterator[Chunk]:
 
 
 def old_chunks(files: MappedFiles, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
-    """The batches of a stretch from the one that holds ``offset_start`` on, some in each piece of work."""
-    descriptor, path = files.segment(number)
-    batches = read_index(descriptor, path, stretch.at + stretch.size, stretch.batches, stretch.index_crc)
+    """The batches of a stretch from the one that holds ``offset_start`` on, some in each piece of work.
+
+    Raises DamagedRecords.
+    """
+    path = files.path_of(number)
+    with told_as_damage(path, stretch.at, stretch.offset):
+        descriptor = files.segment(number)
+    index_at = stretch.at + stretch.size
+    batches = read_index(descriptor, path, index_at, stretch.batches, stretch.index_crc, stretch.offset)
     at = batches.place(offset_start)
     while at < stretch.batches:
         lengths = _lengths(batches, at, min(at + _CHUNK_BATCHES, stretch.batches))
         to = _chunk_end(lengths) + at
         del lengths[to - at :]
         offset_next = batches.offsets[to] if to < stretch.batches else stretch.offset_next
-        pieces = files.of_segment(number, stretch.at + batches.begin_of(at), lengths)
+        with told_as_damage(path, stretch.at + batches.begin_of(at), batches.offsets[at]):
+            pieces = files.of_segment(number, stretch.at + batches.begin_of(at), lengths)
         yield Chunk(batches.offsets[at:to], batches.timestamps[at:to], lengths, offset_next, pieces)
         at = to
 
@@ -251,10 +306,11 @@ class Settler:
         tell: Callable[[Callable[[], None]], None],
         on_settled: Callable[[list[tuple[int, Path]]], None],
         on_failed: Callable[[StorageError], None],
+        on_damage: Callable[[Damage], None],
     ) -> None:
         """``tell`` runs a callable on the owner's thread."""
         self._snapshot, self._rollings, self._tell = snapshot, rollings, tell
-        self._on_settled, self._on_failed = on_settled, on_failed
+        self._on_settled, self._on_failed, self._on_damage = on_settled, on_failed, on_damage
         self._mover = threading.Thread(target=self._run, name="oncelog settling", daemon=True)
         self._mover.start()
 
@@ -374,6 +430,9 @@ class Settler:
         gone = self._segments.give_up(round_.unneeded + round_.rewritten)
         if gone:
             self._jobs.put(gone)
+        self._segments.damaged.update(round_.damages)
+        for damage in round_.damages.values():
+            self._on_damage(damage)
         self._round = None
         self._on_settled(self._journal.give_up_before(round_.moved_below >> PLACE_BITS))
 

@@ -14,7 +14,8 @@ from oncelog.engine.state import State
 
 def collector(meters: Meters) -> BrokerCollector:
     return BrokerCollector(
-        meters, State(), api_names={0: "Produce"}, clock_ms=lambda: 5_000, journal_bytes=lambda: 64, unsynced_bytes=lambda: 3
+        meters, State(), api_names={0: "Produce"}, clock_ms=lambda: 5_000, journal_bytes=lambda: 64, unsynced_bytes=lambda: 3,
+        damaged_count=lambda: 2,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from oncelog.broker.call import Call
 from oncelog.engine.reading import check_leader_epoch, offset_end
 from oncelog.engine.state import Log
-from oncelog.model.errors import ErrorCode, Refusal
+from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal
 from oncelog.model.records import RecordPlace, record_places
 from oncelog.storage.contract import TimedBatch
 
@@ -23,6 +23,8 @@ _EARLIEST_LOCAL: Final = -4
 #: Tiered storage: nothing is there. -5 latest tiered (KIP-1005), -6 earliest pending upload (KIP-1023).
 _TIERED: Final = (-5, -6)
 _NOWHERE: Final = RecordPlace(-1, -1)
+#: The first version that knows each special time; others, and those of later versions, are UNSUPPORTED_VERSION as in Kafka.
+_SPECIAL: Final = {_LATEST: 1, _EARLIEST: 1, _MAX_TIMESTAMP: 7, _EARLIEST_LOCAL: 8, -5: 9, -6: 11}
 #: What is looked at in one turn of the loop.
 _PARTITIONS_A_STEP: Final = 500
 _RECORDS_A_STEP: Final = 5_000
@@ -57,14 +59,20 @@ def _list_offsets(broker: Broker, call: Call) -> Iterator[None]:
             if done % _PARTITIONS_A_STEP == 0:
                 yield
             place, code = _NOWHERE, ErrorCode.NONE
+            log = broker.state.log_of(topic.name, part.partition_index)
             try:
                 if counts[topic.name, part.partition_index] > 1:
                     raise Refusal(ErrorCode.INVALID_REQUEST, "the partition is named more than once")
-                log = broker.state.log_of(topic.name, part.partition_index)
                 if log is None:
                     raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
                 check_leader_epoch(getattr(part, "current_leader_epoch", -1))
+                if part.timestamp < 0 and call.version < _SPECIAL.get(part.timestamp, call.version + 1):
+                    raise Refusal(ErrorCode.UNSUPPORTED_VERSION, f"no special time {part.timestamp} in this version")
                 place = yield from _find(broker, log, part.timestamp, is_committed=is_committed)
+            except DamagedRecords as no:
+                assert log is not None
+                broker.tell_damage(log.id, log.offset_start, no)
+                code = broker.refused(call, no)
             except Refusal as no:
                 code = broker.refused(call, no)
             partitions.append(
@@ -91,8 +99,6 @@ def _find(broker: Broker, log: Log, timestamp: int, *, is_committed: bool) -> Ge
     if timestamp == _MAX_TIMESTAMP:
         found = broker.storage.find_time_max(log.id, offset_start=log.offset_start, offset_end=end)
         return (yield from _in_batch(broker, log, found, found.timestamp_max, end)) if found else _NOWHERE
-    if timestamp < 0:
-        raise Refusal(ErrorCode.INVALID_REQUEST, f"no such special time: {timestamp}")
     found = broker.storage.find_time(log.id, timestamp, offset_start=log.offset_start, offset_end=end)
     return (yield from _in_batch(broker, log, found, timestamp, end)) if found else _NOWHERE
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from oncelog.broker.call import Call, milliseconds
 from oncelog.broker.meters import Fence
 from oncelog.engine import transactions as engine
+from oncelog.engine.catalog import check_name
 from oncelog.engine.connections import Role
 from oncelog.engine.decision import Decision, Level
 from oncelog.engine.groups.subscriptions import compile_pattern
@@ -336,13 +337,21 @@ def describe_producers(broker: Broker, call: Call) -> None:
 
 def _producers_of(broker: Broker, topic: str, index: int) -> dict[str, Any]:
     log = broker.state.log_of(topic, index)
-    code = ErrorCode.NONE if log else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    no = None if log else _missing(topic)
     return {
         "partition_index": index,
-        "error_code": code,
-        "error_message": None if log else code.sentence,
+        "error_code": no.code if no else ErrorCode.NONE,
+        "error_message": no.why if no else None,
         "active_producers": Each(_producer, list(log.producers.values())) if log else [],
     }
+
+
+def _missing(topic: str) -> Refusal:
+    try:
+        check_name(topic)
+    except Refusal as no:
+        return no
+    return Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
 
 
 def _producer(row: Producer) -> dict[str, Any]:

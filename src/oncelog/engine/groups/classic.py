@@ -272,8 +272,13 @@ def decide_heartbeat(
 
 
 def decide_leave(state: State, group_id: str, leaving: tuple[Leaving, ...], now_ms: int) -> Decision:
-    """LeaveGroup; the reply is the list of error codes, one for each of ``leaving``. Raises Refusal for all."""
-    group = _classic(state, group_id)
+    """LeaveGroup; the reply is the list of error codes, one for each of ``leaving``, also where there is no such group, as in
+    Kafka. Raises Refusal for all.
+    """
+    check_group_id(group_id)
+    group = state.groups.by_id.get(group_id)
+    if not isinstance(group, ClassicGroup):
+        return Decision(reply=[ErrorCode.UNKNOWN_MEMBER_ID] * len(leaving))
     draft = ClassicDraft(group, state.settings, now_ms)
     codes: list[ErrorCode] = []
     for one in leaving:
@@ -304,6 +309,7 @@ def _leaving_member(draft: ClassicDraft, leaving: Leaving) -> str:
 
 
 def _classic(state: State, group_id: str) -> ClassicGroup:
+    check_group_id(group_id)
     group = state.groups.by_id.get(group_id)
     if not isinstance(group, ClassicGroup):
         raise Refusal(ErrorCode.UNKNOWN_MEMBER_ID, "no classic group of that id")

@@ -364,7 +364,7 @@ def test_leaving(world: GroupWorld) -> None:
     assert (group.state, group.generation, group.members, group.static) == (ClassicState.EMPTY, 3, {}, {})
     world.assert_durable()
     assert b.beat() is ErrorCode.UNKNOWN_MEMBER_ID
-    assert refusal(classic.decide_leave, world.state, "other", both, 0) is ErrorCode.UNKNOWN_MEMBER_ID
+    assert world.decide(classic.decide_leave, "other", both, 0) == [ErrorCode.UNKNOWN_MEMBER_ID] * 2
 
 
 # -- static members ---------------------------------------------------------------------------------------------------
