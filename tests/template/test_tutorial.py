@@ -93,7 +93,7 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
 def test_the_tutorial_as_a_newcomer_does_it(newcomer: Newcomer) -> None:
     blocks = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
     (first_kind, first), *others = blocks
-    assert (first_kind, "python3 -m venv .venv" in first, "'oncelog[new,sql]' pytest" in first) == ("sh", True, True)
+    assert (first_kind, "python3 -m venv .venv" in first, "'../oncelog[new,sql]' pytest" in first) == ("sh", True, True)
     equip(newcomer.folder)
     shown = ""
     for kind, block in others:
