@@ -38,7 +38,7 @@ MISTAKES = [
     ),
     Breakage(
         "mistake 5: the offset of the record, not of the next",
-        "app/exchange.py",
+        "app/intake.py",
         "return {place: offset + 1 for place, offset in lasts.items()}",
         "return lasts",
         _UNIT + "the_next_offset_is_that_after_the_last_record",
@@ -72,6 +72,13 @@ MISTAKES = [
         _REBALANCES + "09_no_generation_no_commit",
     ),
     Breakage(
+        "mistake 11: a worker is left alone for as long as it takes",
+        "app/intake.py",
+        "time.monotonic() >= self._alone_until)",
+        "not self._alone_until)",
+        _REBALANCES + "11_a_handler_may_take_longer_than_any_timeout",
+    ),
+    Breakage(
         "mistake 14: a commit has a second, then it has failed",
         "app/transactions.py",
         "            self._until_done(lambda: self._producer.commit_transaction(STEP_SECONDS))\n",
@@ -81,8 +88,8 @@ MISTAKES = [
     Breakage(
         "mistake 15: a transaction is begun when records are taken",
         "app/exchange.py",
-        "                self._began_at = time.monotonic()\n                return taken\n",
-        "                self._ready_to_send().send([Sent(self._topics[0], None, b'')])\n                return taken\n",
+        "                self._began_at = time.monotonic()\n",
+        "                self._ready_to_send().send([Sent(self._topics[0], None, b'')])\n",
         _REBALANCES + "15_no_transaction_is_open_while_a_handler_runs",
     ),
     Breakage(
@@ -115,6 +122,27 @@ SEQUENCES = [
         "if self._owned.get(place) == number}",
         "if number}",
         _UNIT + "nothing_is_put_back_under_a_later_assignment",
+    ),
+    Breakage(
+        "a batch's time begins when the worker asks for it",
+        "app/intake.py",
+        "        deadline = self._first_at + seconds_max\n",
+        "        deadline = time.monotonic() + seconds_max\n",
+        _UNIT + "the_time_of_a_batch_begins_when_its_first_record_comes",
+    ),
+    Breakage(
+        "a worker that waits for brokers is still left alone",
+        "app/intake.py",
+        "            self._alone_until = 0.0\n            self._changed.notify_all()\n\n    def settle(",
+        "            self._changed.notify_all()\n\n    def settle(",
+        _UNIT + "a_worker_with_records_at_hand_is_left_alone",
+    ),
+    Breakage(
+        "what was read before a handover is kept after it",
+        "app/intake.py",
+        "            if self._is_reassigned:",
+        "            if False:",
+        _UNIT + "what_was_read_before_a_handover_is_not_kept",
     ),
     Breakage(
         "a partition that was lost while it was paused comes back paused",

@@ -55,6 +55,8 @@ log = logging.getLogger("oncelog.app")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 WORKERS_MAX = 256
+#: New objects, less those that went; few enough that what a failing handler's tracebacks hold does not pile up.
+_COLLECTION_EVERY = 10_000
 
 
 class App:
@@ -205,7 +207,7 @@ class App:
                 host, _, port = metrics.rpartition(":")
                 start_http_server(int(port), host or "127.0.0.1", registry=self.meters.registry)
             running = self._start(workers, stop, halt)
-            gc.freeze()  # what is there now stays; else it is looked through again and again, for every few thousand records
+            _collect_rarely()
             running.wait()
         except AppError as error:
             log.error("%s: %s", type(error).__name__, error)
@@ -284,6 +286,15 @@ class App:
         exchange = Exchange(*common) if delivery is Delivery.EXACTLY_ONCE else WeakExchange(*common, delivery)
         folder = identity.folder / f"worker-{name.worker}"
         return Worker(name.app, topology, exchange, self.cluster, self.limits, self.meters, folder, stop, halt)
+
+
+def _collect_rarely() -> None:
+    """Every record counts for Python's garbage collector: it would come after each 700, and find nothing.
+
+    What is there at the start stays, and is looked through no more.
+    """
+    gc.freeze()
+    gc.set_threshold(_COLLECTION_EVERY)
 
 
 def _topics(topics: Sequence[str], name: str) -> tuple[str, ...]:

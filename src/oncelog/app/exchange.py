@@ -21,7 +21,7 @@ from typing import Final
 from confluent_kafka import TopicPartition
 
 from oncelog.app.errors import Undone
-from oncelog.app.intake import GroupPositions, Intake, Place
+from oncelog.app.intake import NOTHING, GroupPositions, Intake, Place, offsets_after
 from oncelog.app.meters import Meters
 from oncelog.app.peers import fenced_by
 from oncelog.app.records import Raw
@@ -96,7 +96,7 @@ class Exchange:
         self._pending: list[Sent] = []
         self._pending_bytes = 0
         self._sent = 0
-        self._assignments: dict[Place, int] = {}
+        self._taken = NOTHING
         self._began_at = 0.0
 
     # -- open, close --------------------------------------------------------------------------------------------------
@@ -160,18 +160,18 @@ class Exchange:
             try:
                 intake = self._ready_intake()
                 wanted = records_max or self._limits.batch_records
-                taken, self._assignments = intake.take(wanted, self._limits.commit_interval, self._stop)
+                self._taken = intake.take(wanted, self._limits.commit_interval, self._stop)
             except Undone as undone:
                 self._recover(undone)
             else:
                 self._began_at = time.monotonic()
-                return taken
+                return self._taken.records
         return []
 
     @property
     def assignments(self) -> Mapping[Place, int]:
         """Which assignment brought each partition of the batch: state of an earlier one is not to be trusted."""
-        return self._assignments
+        return self._taken.assignments
 
     @property
     def must_hurry(self) -> bool:
@@ -181,7 +181,7 @@ class Exchange:
     def put_back(self, records: Sequence[Raw]) -> None:
         """Taken, not processed."""
         if self._intake is not None:
-            self._intake.put_back(records, self._assignments)
+            self._intake.put_back(records, self._taken.assignments)
 
     def send(self, record: Sent) -> None:
         """Keeps a record for the transaction; too many are sent at once. Undone: leave everything to ``undo``."""
@@ -195,7 +195,7 @@ class Exchange:
 
         ``Undone.blames_a_record`` is raised when the same records would fail again; they will come again nevertheless.
         """
-        offsets = offsets_after(processed)
+        offsets = self._offsets_after(processed)
         try:
             self._attempt(offsets, outputs)
         except Undone as undone:
@@ -207,6 +207,10 @@ class Exchange:
             return Outcome.ABORTED
         return self._ended(Outcome.COMMITTED, processed, offsets, "")
 
+    def _offsets_after(self, processed: Sequence[Raw]) -> Mapping[Place, int]:
+        """Of all that was taken they are known."""
+        return self._taken.offsets if len(processed) == len(self._taken.records) else offsets_after(processed)
+
     def _is_committed(self, offsets: Mapping[Place, int], kept: Mapping[Place, int]) -> bool:
         """Decided by the kept offset of a partition that was never away: only this batch can have moved it.
 
@@ -216,7 +220,7 @@ class Exchange:
             owned = self._ready_intake().owned()
         except Undone:
             return False
-        stayed = [place for place in offsets if owned.get(place) == self._assignments[place] and place in kept]
+        stayed = [place for place in offsets if owned.get(place) == self._taken.assignments[place] and place in kept]
         return any(kept[place] >= offsets[place] for place in stayed)
 
     def settle(self) -> None:
@@ -227,12 +231,13 @@ class Exchange:
     def _attempt(self, offsets: Mapping[Place, int], outputs: Sequence[Sent]) -> None:
         """Undone at any step."""
         intake = self._ready_intake()
-        intake.metadata(self._assignments)  # nothing is begun for partitions that are gone
+        intake.metadata(self._taken.assignments)  # nothing is begun for partitions that are gone
         producer = self._ready_to_send()
         producer.send(outputs)
         self._sent += len(outputs)
+        intake.read_ahead()
         positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-        producer.send_offsets(positions, intake.metadata(self._assignments))
+        producer.send_offsets(positions, intake.metadata(self._taken.assignments))
         producer.commit()
 
     def _ready_to_send(self) -> TransactionalProducer:
@@ -321,9 +326,3 @@ class Exchange:
             self._intake.close()
             self._intake = None
         self._ready_producer()
-
-
-def offsets_after(processed: Sequence[Raw]) -> dict[Place, int]:
-    """In each partition the offset after the last processed record (mistake 5)."""
-    lasts = {(record.topic, record.partition): record.offset for record in processed}
-    return {place: offset + 1 for place, offset in lasts.items()}

@@ -89,7 +89,10 @@ class Handler:
                 result = self._run(runner, _awaited(result))
         if result is None:
             return []
-        outs = [result] if isinstance(result, Out) else list(result)
+        if isinstance(result, Out):
+            outs = [result]
+        else:
+            outs = result if isinstance(result, list) else list(result)
         for out in outs:
             if not isinstance(out, Out):
                 raise ConfigurationError(

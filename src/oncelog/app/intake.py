@@ -3,7 +3,9 @@
 Only this thread calls the consumer: confluent-kafka lets a second thread wait as long as one polls. The worker takes records,
 and tells when what it took is settled. Kept here:
 
-- however long a handler takes, polling goes on; when the buffer is full the partitions are paused (mistake 11);
+- however long a handler takes, polling goes on; when the buffer is full the partitions are paused (mistake 11). Only for a
+  moment is a worker that computes left alone: two threads that compute wait for each other. The time to read ahead is when
+  the worker waits for brokers;
 - a partition that is revoked is given away when the batch that holds its records is settled, or after a budget; a lost
   one is gone at once (mistake 8);
 - every position comes from where the offsets are kept: at an assignment and after every abort (mistake 6);
@@ -23,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -38,12 +40,13 @@ Place = tuple[str, int]
 """A topic and the number of a partition."""
 
 POLL_SECONDS: Final = 0.03
+#: So long a worker with records at hand has Python's lock to itself, unless it waits for brokers before.
+_ALONE_SECONDS: Final = 0.2
 #: With a full buffer for this long, the partitions are paused; before, it is cheaper just to wait.
 _FULL_SECONDS_MAX: Final = 1.0
 _BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
-#: Taken from the client at once. Each call waits for its turn while a handler computes; but many messages that are no records
-#: yet keep the garbage collector busy.
-_READY_MAX: Final = 2_000
+#: Taken from the client at once: so few that their messages have become records before the garbage collector looks for them.
+_READY_MAX: Final = 500
 #: Assignments are numbered through the whole process: if a member made anew began at one again, state of before would pass for
 #: state of now.
 _NUMBERS: Final = itertools.count(1)
@@ -63,9 +66,26 @@ class Positions(Protocol):
         """The next offsets again, after something was undone."""
 
 
+class Taken(NamedTuple):
+    """Records for one batch; of each of their partitions, which assignment brought it, and the offset after all of them."""
+
+    records: Sequence[Raw]
+    assignments: dict[Place, int]
+    offsets: dict[Place, int]
+
+
+NOTHING: Final = Taken([], {}, {})
+
+
 def place_of(record: Raw) -> Place:
     """Where a record was."""
     return record.topic, record.partition
+
+
+def offsets_after(processed: Sequence[Raw]) -> dict[Place, int]:
+    """In each partition the offset after the last processed record (mistake 5)."""
+    lasts = {(record.topic, record.partition): record.offset for record in processed}
+    return {place: offset + 1 for place, offset in lasts.items()}
 
 
 def generation_of(metadata: bytes) -> int:
@@ -141,11 +161,15 @@ class Intake:
         self._busy: frozenset[Place] = frozenset()
         self._buffer: list[Raw] = []
         self._buffer_bytes = 0
+        #: When the first of what is in the buffer came, or was left there by the batch before.
+        self._first_at = 0.0
         self._wanted = 0
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._metadata: bytes = self._consumer.consumer_group_metadata()
         self._is_closing = False
         self._full_since = 0.0
+        self._alone_until = 0.0
+        self._is_reassigned = False
         self._paused: set[Place] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="oncelog intake")
         self._running: Future[None] | None = None
@@ -156,40 +180,41 @@ class Intake:
         """Joins the group."""
         self._running = self._executor.submit(self._run)
 
-    def take(
-        self, records_max: int, seconds_max: float, stop: threading.Event
-    ) -> tuple[Sequence[Raw], dict[Place, int]]:
-        """Waits for a first record, then for ``records_max`` or ``seconds_max``; nothing when ``stop`` is set.
+    def take(self, records_max: int, seconds_max: float, stop: threading.Event) -> Taken:
+        """Waits for a first record, then for ``records_max``, or ``seconds_max`` since it came; nothing when ``stop`` is set.
 
-        With the assignment that brought each of their partitions; these are kept until ``settle``. Raises what ended the
-        thread.
+        It may have come while the batch before was committed, so batches follow each other at an even pace. Their partitions
+        are kept until ``settle``. Raises what ended the thread.
         """
         with self._changed:
             while not stop.is_set():
                 self._await_some(records_max, seconds_max, stop)
                 if self._buffer:  # what was there may have gone with its partition
                     return self._taken(records_max)
-            return [], {}
+            return NOTHING
 
     def _await_some(self, records_max: int, seconds_max: float, stop: threading.Event) -> None:
         self._wanted = records_max
         while not self._buffer and not stop.is_set():
             self._raise_failure()
             self._changed.wait(POLL_SECONDS)
-        deadline = time.monotonic() + seconds_max
+        deadline = self._first_at + seconds_max
         while 0 < len(self._buffer) < records_max and not (stop.is_set() or self._leaving):
             left = deadline - time.monotonic()
             if left <= 0:
                 break
             self._changed.wait(min(left, POLL_SECONDS))
 
-    def _taken(self, records_max: int) -> tuple[Sequence[Raw], dict[Place, int]]:
-        taken = self._buffer[:records_max]
-        del self._buffer[:records_max]
-        self._buffer_bytes -= bytes_of(taken)
-        self._busy = frozenset([(record.topic, record.partition) for record in taken])
-        self._changed.notify_all()
-        return taken, {place: self._owned[place] for place in self._busy}
+    def _taken(self, records_max: int) -> Taken:
+        taken, rest = self._buffer[:records_max], self._buffer[records_max:]
+        # the fewer of the two are counted
+        self._buffer_bytes = bytes_of(rest) if len(rest) < len(taken) else self._buffer_bytes - bytes_of(taken)
+        self._buffer = rest
+        self._first_at = time.monotonic()
+        self._alone_until = self._first_at + _ALONE_SECONDS
+        offsets = offsets_after(taken)
+        self._busy = frozenset(offsets)
+        return Taken(taken, {place: self._owned[place] for place in offsets}, offsets)
 
     def put_back(self, records: Sequence[Raw], assignments: Mapping[Place, int]) -> None:
         """Taken but not processed: they come first again, where the assignment that brought them still lasts.
@@ -199,13 +224,22 @@ class Intake:
         with self._changed:
             stayed = {place for place, number in assignments.items() if self._owned.get(place) == number}
             kept = [record for record in records if place_of(record) in stayed - self._leaving]
+            if not self._buffer:
+                self._first_at = time.monotonic()
             self._buffer[:0] = kept
             self._buffer_bytes += bytes_of(kept)
+
+    def read_ahead(self) -> None:
+        """The worker has computed and waits for brokers now."""
+        with self._changed:
+            self._alone_until = 0.0
+            self._changed.notify_all()
 
     def settle(self) -> None:
         """What was taken is committed, put back or to be read again: its partitions may go."""
         with self._changed:
             self._busy = frozenset()
+            self._alone_until = 0.0
             self._changed.notify_all()
 
     def assignments(self, places: Iterable[Place]) -> dict[Place, int]:
@@ -285,11 +319,8 @@ class Intake:
                 self._keep_bounded()
                 if self._fatal is not None:
                     raise _replaced(self._fatal)
-                if self._has_room() or self._paused:
+                if self._is_time_to_poll():
                     self._fill(self._polled())
-                else:
-                    with self._changed:
-                        self._changed.wait(POLL_SECONDS)
         finally:
             with self._changed:
                 self._is_closing = True
@@ -297,6 +328,15 @@ class Intake:
             with self._changed:
                 self._owned.clear()
                 self._changed.notify_all()
+
+    def _is_time_to_poll(self) -> bool:
+        """Not with a full buffer, nor while the worker is left alone: then a moment passes, or something happens."""
+        with self._changed:
+            if self._paused or (self._has_room() and time.monotonic() >= self._alone_until):
+                return True
+            if not self._commands:
+                self._changed.wait(POLL_SECONDS)
+            return False
 
     def _polled(self) -> Sequence[Message]:
         """What the client has ready: waits for a first message, then takes the others with it, in one call.
@@ -376,11 +416,14 @@ class Intake:
                     self._failed(error, message)
         records = records_of(sound)
         with self._changed:
-            owned = self._owned.keys() - self._leaving
-            kept = [record for record in records if (record.topic, record.partition) in owned]
+            if self._is_reassigned:  # by a callback in the middle of the calls that have brought these
+                self._is_reassigned = False
+                records = [record for record in records if place_of(record) in self._owned]
             is_first = not self._buffer
-            self._buffer += kept
-            self._buffer_bytes += bytes_of(kept)
+            if is_first:
+                self._first_at = time.monotonic()
+            self._buffer += records
+            self._buffer_bytes += bytes_of(records)
             if is_first or len(self._buffer) >= self._wanted:
                 self._changed.notify_all()
 
@@ -435,6 +478,7 @@ class Intake:
         consumer.resume(targets)  # one that was paused when it was lost comes back paused: the client keeps that
         with self._changed:
             self._owned.update(dict.fromkeys(places, next(_NUMBERS)))
+            self._is_reassigned = True
         self._read_metadata()
         log.info("assigned partitions=%s", offsets)
 
@@ -464,6 +508,7 @@ class Intake:
                 self._owned.pop(place, None)
             self._leaving -= places
             self._paused -= places
+            self._is_reassigned = True
             self._purge(places)
             self._changed.notify_all()
         consumer.incremental_unassign(partitions)

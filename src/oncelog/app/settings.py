@@ -67,7 +67,7 @@ TRANSACTION_TIMEOUT_SECONDS_MAX: Final = 900.0
 class Limits:
     """When a batch ends and how long its transaction may stay open. Times in seconds.
 
-    A batch is committed after ``commit_interval`` or ``batch_records``, whichever is first. ``transaction_timeout`` is
+    A batch ends ``commit_interval`` after its first record was read, or with ``batch_records``. ``transaction_timeout`` is
     the broker's: how long a dead worker's open transaction holds up the readers at most.
     """
 

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from oncelog.app import schema
 from oncelog.app.errors import Halted, PoisonRecord, Undone
-from oncelog.app.exchange import FENCED_SECONDS, Fences, Name, offsets_after
+from oncelog.app.exchange import FENCED_SECONDS, Fences, Name
 from oncelog.app.handlers import Trial
 from oncelog.app.intake import Intake, Place, oldest, place_of
 from oncelog.app.meters import Meters
@@ -218,25 +218,25 @@ class SinkJob:
     def _round(self) -> None:
         intake = self._ready_intake()
         records_max = 1 if self._one_by_one else self._limits.batch_records
-        raws, assignments = intake.take(records_max, self._limits.commit_interval, self._stop)
+        raws, assignments, offsets = intake.take(records_max, self._limits.commit_interval, self._stop)
         if not raws:
             return
         self._held = {place: self._positions.kept[place] for place in assignments}
         if intake.assignments(assignments) != assignments:
             raise Undone("partitions were handed over and came back meanwhile")
         with Trial() as trial:
-            self._store(raws)
+            self._store(raws, offsets)
         if trial.error is not None:
             self._failed(raws, trial.error)
         else:
             self._one_by_one = max(0, self._one_by_one - len(raws))
-            self._hint(intake, offsets_after(raws))
+            self._hint(intake, offsets)
         intake.settle()
         self._pause()
 
-    def _store(self, raws: Sequence[Raw]) -> None:
+    def _store(self, raws: Sequence[Raw], offsets: dict[Place, int]) -> None:
         """The handler's writes and the offsets, or nothing."""
-        started, offsets = time.monotonic(), offsets_after(raws)
+        started = time.monotonic()
         with self._engine.begin() as db:
             self._write(db, raws)
             self._positions.advance(db, offsets, self._held)

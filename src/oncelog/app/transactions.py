@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 Headers = Sequence[tuple[str, bytes | None]]
 
 
-class Sent(msgspec.Struct, frozen=True):
+class Sent(msgspec.Struct, frozen=True, gc=False):
     """One record to send. ``partition`` −1: by the key. ``timestamp``: ms; 0: now."""
 
     topic: str
@@ -54,8 +54,10 @@ class Sent(msgspec.Struct, frozen=True):
 
     @property
     def further(self) -> tuple[Any, ...]:
-        """What the client takes after topic, value and key."""
-        return self.partition, None, None, self.timestamp, list(self.headers) or None
+        """What the client takes after topic, value and key, if anything: it costs it time, given or not."""
+        if self.headers or self.timestamp or self.partition >= 0:
+            return self.partition, None, None, self.timestamp, list(self.headers) or None
+        return ()
 
 
 class _Eos(msgspec.Struct):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from oncelog.app.errors import ConfigurationError, Fate, Halted, Undone, blames_a_record, fate_of
-from oncelog.app.exchange import Exchange, Name, Outcome, offsets_after
+from oncelog.app.exchange import Exchange, Name, Outcome
 from oncelog.app.intake import Place
 from oncelog.app.meters import Meters
 from oncelog.app.records import Raw
@@ -58,7 +58,7 @@ class WeakExchange(Exchange):
             if self._delivery is Delivery.AT_LEAST_ONCE:
                 break
             try:
-                self._commit_offsets(offsets_after(taken))
+                self._commit_offsets(self._taken.offsets)
                 break
             except Undone as undone:
                 self._recover(undone)
@@ -66,7 +66,7 @@ class WeakExchange(Exchange):
 
     def commit(self, processed: Sequence[Raw], outputs: Sequence[Sent] = ()) -> Outcome:
         """Sends; then, for at least once, commits the offsets."""
-        offsets = offsets_after(processed)
+        offsets = self._offsets_after(processed)
         try:
             self._flush(outputs)
             if self._delivery is Delivery.AT_LEAST_ONCE:
@@ -85,6 +85,7 @@ class WeakExchange(Exchange):
         for record in outputs:
             self._produce(self._plain, record)
         self._sent += len(outputs)
+        self._ready_intake().read_ahead()
         while self._plain.flush(STEP_SECONDS):
             if self._halt.is_set():
                 raise Halted("stopped while waiting for a broker")
@@ -108,7 +109,7 @@ class WeakExchange(Exchange):
         if error is not None:
             self._failures.append(error)
 
-    def _commit_offsets(self, offsets: dict[Place, int]) -> None:
+    def _commit_offsets(self, offsets: Mapping[Place, int]) -> None:
         positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
         for _ in range(_COMMIT_ATTEMPTS_MAX):
             try:

@@ -246,10 +246,11 @@ class Worker:
         while time.monotonic() < until and not self._exchange.must_hurry:
             self._stop.wait(min(0.05, max(0.0, until - time.monotonic())))
 
-    def _committed(self, processed: Sequence[Raw], outputs: Sequence[Sent]) -> bool:
+    def _committed(self, processed: Sequence[Raw], outputs: list[Sent]) -> bool:
         """Whether it is. Undone if one of the records is to blame."""
         self._states.before_commit()
-        outcome = self._exchange.commit(processed, [*outputs, *self._states.changes()])
+        outputs.extend(self._states.changes())
+        outcome = self._exchange.commit(processed, outputs)
         if outcome is Outcome.COMMITTED:
             self._states.committed()
         else:
@@ -327,7 +328,8 @@ class Worker:
             return None
         outputs: list[Sent] = []
         for processor in handlers:
-            wanted = [raw for raw in raws if raw.topic in processor.topics]
+            reads_all = self._readers.keys() <= set(processor.topics)
+            wanted = raws if reads_all else [raw for raw in raws if raw.topic in processor.topics]
             if not wanted:
                 continue
             with Trial() as trial:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import cast
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from oncelog.app import Record
 from oncelog.app.errors import Undone
-from oncelog.app.exchange import Fences, offsets_after
-from oncelog.app.intake import GroupPositions, Intake, Place
+from oncelog.app.exchange import Fences
+from oncelog.app.intake import NOTHING, GroupPositions, Intake, Place, offsets_after
 from oncelog.app.settings import Cluster, Limits
 
 PLACE = ("t", 0)
@@ -58,16 +59,17 @@ def test_assignments_of_a_member_made_anew_have_new_numbers() -> None:
 
 def test_what_is_taken_comes_with_its_assignment(intake: Intake) -> None:
     intake._buffer[:] = [record(number) for number in range(5)]
-    taken, assignments = intake.take(3, 0.0, threading.Event())
+    taken, assignments, offsets = intake.take(3, 0.0, threading.Event())
     assert [each.offset for each in taken] == [0, 1, 2]
     assert assignments == {PLACE: 1}
+    assert offsets == {PLACE: 3}
     intake.put_back(taken[1:], assignments)
     assert [each.offset for each in intake._buffer] == [1, 2, 3, 4]
 
 
 def test_nothing_is_put_back_under_a_later_assignment(intake: Intake) -> None:
     intake._buffer[:] = [record(0), record(1)]
-    taken, assignments = intake.take(2, 0.0, threading.Event())
+    taken, assignments, _ = intake.take(2, 0.0, threading.Event())
     intake._owned[PLACE] = 2
     intake._buffer[:] = [record(0)]  # read anew
     intake.put_back(taken, assignments)
@@ -76,7 +78,7 @@ def test_nothing_is_put_back_under_a_later_assignment(intake: Intake) -> None:
 
 def test_a_buffer_that_empties_while_it_fills_is_not_the_end(intake: Intake) -> None:
     """A rebalance takes all that was there away while the worker waits for more: it waits on, and does not stop."""
-    intake._buffer[:] = [record(0)]
+    intake.put_back([record(0)], {PLACE: 1})
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         taking = pool.submit(intake.take, 2, 30.0, stop)
@@ -87,10 +89,43 @@ def test_a_buffer_that_empties_while_it_fills_is_not_the_end(intake: Intake) -> 
         with intake._changed:
             intake._buffer[:] = [record(5), record(6)]
             intake._changed.notify_all()
-        taken, _ = taking.result(10)
-        assert [each.offset for each in taken] == [5, 6]
+        assert [each.offset for each in taking.result(10).records] == [5, 6]
         stop.set()
-        assert intake.take(2, 30.0, stop) == ([], {})
+        assert intake.take(2, 30.0, stop) == NOTHING
+
+
+@pytest.mark.parametrize(("seconds_ago", "is_over"), [(0.0, False), (30.0, True)])
+def test_the_time_of_a_batch_begins_when_its_first_record_comes(
+    intake: Intake, seconds_ago: float, is_over: bool
+) -> None:
+    """Though the worker still commits the batch before; else batches would be that much later, each time."""
+    stop = threading.Event()
+    intake.put_back([record(0)], {PLACE: 1})
+    intake._first_at -= seconds_ago
+    with ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(intake.take, 2, 20.0, stop)
+        has_ended = bool(wait([taking], 5.0 if is_over else 0.2).done)
+        stop.set()
+    assert has_ended == is_over
+
+
+def test_a_worker_with_records_at_hand_is_left_alone(intake: Intake) -> None:
+    """Until it waits for brokers, or has settled."""
+    for ends in (intake.read_ahead, intake.settle):
+        intake._buffer[:] = [record(0)]
+        assert intake._is_time_to_poll()
+        intake.take(1, 0.0, threading.Event())
+        assert not intake._is_time_to_poll()
+        ends()
+        assert intake._is_time_to_poll()
+
+
+def test_a_worker_is_left_alone_for_a_moment_only(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long its handler takes (mistake 11)."""
+    monkeypatch.setattr("oncelog.app.intake._ALONE_SECONDS", 0.0)
+    intake._buffer[:] = [record(0)]
+    intake.take(1, 0.0, threading.Event())
+    assert intake._is_time_to_poll()
 
 
 def test_the_next_offset_is_that_after_the_last_record() -> None:
@@ -129,3 +164,34 @@ def test_a_callback_that_fails_in_the_middle_makes_the_consumer_anew(
     assert caught.value.rejoin
     assert caught.value.fenced == is_fatal
     monkeypatch.setattr(intake, "_consumer", real)
+
+
+class Losing:
+    """A consumer with three messages; a partition is lost in the middle of its second call."""
+
+    def __init__(self, intake: Intake, lost: int) -> None:
+        self._intake = intake
+        self._lost = lost
+
+    def poll(self, seconds: float) -> Message:
+        del seconds
+        return Message(topic="t", partition=0, offset=0, value=b"value", error=None)
+
+    def consume(self, count: int, seconds: float) -> list[Message]:
+        del count, seconds
+        self._intake._lost(cast(Consumer, self), [TopicPartition("t", self._lost)])
+        return [Message(topic="t", partition=number, offset=5, value=b"value", error=None) for number in (0, 1)]
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        del partitions
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(0, [(1, 5)]), (1, [(0, 0), (0, 5)])])
+def test_what_was_read_before_a_handover_is_not_kept(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch, lost: int, kept: list[tuple[int, int]]
+) -> None:
+    intake._owned["t", 1] = 1
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "_consumer", Losing(intake, lost))
+        intake._fill(intake._polled())
+    assert [(each.partition, each.offset) for each in intake._buffer] == kept
