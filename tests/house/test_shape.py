@@ -1,4 +1,4 @@
-"""The size and the names of the code: docs/decisions and the contributors' rules, kept by a test."""
+"""The size and the names of the code: the house rules of docs/contributing.md, kept by a test."""
 
 from __future__ import annotations
 
