@@ -156,3 +156,42 @@ def test_a_commit_whose_reply_is_lost_is_repeated_soon(own_broker: BrokerProcess
         assert lost.wait() and place.error is None
         assert time.monotonic() - begun < 10, "the client has waited for its own fetch"
         reader.close()
+
+
+#: API, and how many of its requests go before the one whose reply is lost; a static member joins by one request.
+_CLASSIC_REPLIES = [("join_group", 0), ("sync_group", 0), ("heartbeat", 0), ("offset_fetch", 0), ("offset_commit", 0)]
+_CONSUMER_REPLIES = [*(("consumer_group_heartbeat", skip) for skip in range(3)), ("offset_commit", 0)]
+_LOST_REPLIES = [
+    *(("range", None, *reply) for reply in (*_CLASSIC_REPLIES, ("join_group", 1))),
+    *(("range", "one", *reply) for reply in _CLASSIC_REPLIES),
+    *(("consumer", instance, *reply) for instance in (None, "one") for reply in _CONSUMER_REPLIES),
+]
+
+
+@pytest.mark.parametrize(("protocol", "instance", "api", "skip"), _LOST_REPLIES)
+def test_a_lost_reply_costs_a_member_nothing(
+    broker: Broker,
+    unique: Unique,
+    proxy: Proxy,
+    members: Callable[..., Member],
+    protocol: str,
+    instance: str | None,
+    api: str,
+    skip: int,
+) -> None:
+    """O2, O3 (KIP-345, KIP-394, KIP-848): what the member was not told it asks again, and nobody else has its place.
+
+    A static member's JoinGroup comes again as if from another process, and takes its own place; on Apache Kafka 4.4 a static
+    member of the consumer protocol that was not told of its joining ends with UNRELEASED_INSTANCE_ID.
+    """
+    topic, group = create_topic(broker.bootstrap, unique("topic"), 2), unique("group")
+    sent = fill(broker.bootstrap, topic, 20, 2)
+    lost = proxy.lose_reply_of_next(api, skip=skip)
+    settings = PROTOCOLS[protocol] if instance is None else {**PROTOCOLS[protocol], "group_instance_id": instance}
+    member = members(proxy.bootstrap, group, topic, **settings)
+    lost.wait()
+    eventually(lambda: len(member.values) >= len(sent), "not everything was read")
+    stored = dict.fromkeys(range(2), 10)
+    eventually(lambda: committed(broker.bootstrap, group, topic, range(2)) == stored, "not everything was committed")
+    assert sorted(member.values) == sorted(sent)
+    assert member.rebalances == 1
