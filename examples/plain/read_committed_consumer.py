@@ -24,6 +24,7 @@ def main() -> None:
             "group.id": "printer",
             "group.instance.id": os.environ.get("INSTANCE", "0"),  # a restart gets its partitions back at once
             "session.timeout.ms": 10_000,
+            "fetch.wait.max.ms": 50,  # below retry.backoff.ms, or a cut commit may cost the session (docs/limits.md)
             "isolation.level": "read_committed",  # librdkafka's default; Java, aiokafka and kafka-python: read_uncommitted
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,  # else offsets run ahead of the work, and a crash loses records
