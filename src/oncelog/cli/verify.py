@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -169,8 +170,7 @@ def _play_known(bootstrap: str, client: dict[str, str], replication: int, out: P
     from oncelog.verify.known_table import markdown, rows_of, show
 
     try:
-        tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
-        played = play_all(bootstrap, client, tell=tell, replication=replication)
+        played = play_all(bootstrap, client, tell=partial(print, file=sys.stderr), replication=replication)
     except ClusterError as error:
         raise CommandError(ExitCode.NO_BROKER, str(error)) from None
     show(played, Console(stderr=as_json == "-"))

@@ -222,10 +222,13 @@ class Run:
 
     def _work(self, parts: Path, observer: Observer, watch: Callable[[Run, float], None]) -> None:
         options = self.options
+
+        def note(who: str, what: str) -> None:
+            observer.write(Noted(at=now(), who=who, what=what))
+
         # Not only the bootstrap address: a worker that starts while that broker is away has others to begin with.
         upstream = ",".join(dict.fromkeys((*options.bootstrap.split(","), *self._brokers)))
         with Proxy(upstream, doubles=any(name.startswith("double") for name in options.faults)) as proxy:
-            note = lambda who, what: observer.write(Noted(at=now(), who=who, what=what))  # noqa: E731
             crew = self.crew = Crew(self._tasks(proxy.bootstrap, parts), self.folder, note)
             field = Field(proxy, crew, APIS[options.workload], options.on_fault, options.transaction_timeout_ms / 1000)
             storm = self.storm = Storm(field, options.faults, options.seed, observer.write)

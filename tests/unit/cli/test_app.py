@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from oncelog.cli.app import app, run
@@ -13,25 +15,40 @@ COMMANDS = [
         "topics": ("list", "describe", "create", "delete"),
         "groups": ("list", "describe"),
         "transactions": ("list", "describe", "abort", "fences"),
+        "app": ("run", "describe", "dry-run", "schema"),
     }.items()
     for name in names
 ]
+#: What each command's help says of its end.
+EXIT_CODES = {
+    "serve": {0, 1, 2, 3, 4, 5},
+    "verify": {0, 2, 6, 10, 11},
+    "new": {0, 2},
+    "app run": {0, 1, 2, 3, 4},
+    **{name: {0, 2, 6, 7} for name in ("log", "topics", "groups", "transactions")},
+}
+TOP = ("serve", "log", "topics", "groups", "transactions", "app", "verify", "new")
 
 
-@pytest.mark.parametrize("words", [(), ("serve",), ("log",), ("topics",), ("groups",), ("transactions",), *COMMANDS])
+@pytest.mark.parametrize("words", [(), *((name,) for name in TOP), *COMMANDS])
 def test_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*words, "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"Usage: oncelog {' '.join(words)}".rstrip() in shown
     for option in (line for line in shown.splitlines() if line.startswith("│ --")):
-        assert len(option.strip("│ ").split(maxsplit=2)) > 1, f"{words}: an option without a word: {option}"
+        assert len(option.strip("│ ").split(maxsplit=2)) > 2, f"{words}: an option without a word: {option}"
 
 
-def test_serve_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    run(["serve", "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    for code in (ExitCode.USAGE, ExitCode.ADDRESS, ExitCode.DATA, ExitCode.STORAGE_FAILED):
-        assert f"; {int(code)} " in shown or f": {int(code)} " in shown
+@pytest.mark.parametrize("command", EXIT_CODES)
+def test_the_exit_codes_are_told(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command.split(), "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split()).partition("Exit codes: ")[2]
+    found = {int(number) for number in re.findall(r"(?:^|[:;] )(\d+) ", told.partition("╭")[0])}
+    assert found == EXIT_CODES[command]
+
+
+def test_every_exit_code_is_told_somewhere() -> None:
+    assert set().union(*EXIT_CODES.values()) == set(map(int, ExitCode))
 
 
 @pytest.mark.parametrize(
@@ -56,4 +73,4 @@ def test_mistakes(words: list[str], said: str, capsys: pytest.CaptureFixture[str
 
 def test_the_app_has_no_other_commands() -> None:
     """A command that is added is added to these tests."""
-    assert {name for name in app if not name.startswith("-")} >= {"serve", "topics", "groups", "transactions", "log"}
+    assert {name for name in app if not name.startswith("-")} == set(TOP)
