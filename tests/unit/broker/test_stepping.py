@@ -182,11 +182,16 @@ LONG: dict[str, tuple[int, int, dict[str, Any]]] = {
     ),
     "DeleteTopics": (20, 5, {"topic_names": [f"x{name}" for name in NAMES]}),
 }
+#: What must have been asked for before there is enough to do.
+FIRST = {"OffsetFetch, all": "OffsetCommit", "OffsetDelete": "OffsetCommit", "DeleteTopics": "CreateTopics"}
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_others_have_their_turn(desk: Desk, name: str) -> None:
     """Law 8: a request that names thousands of things takes a turn for each thousand of them at least."""
+    if name in FIRST:
+        api_key, version, tree = LONG[FIRST[name]]
+        desk.send(api_key, version, **tree)
     api_key, version, tree = LONG[name]
     desk.settle()
     assert turns_of(desk, desk.send(api_key, version, **tree)) >= 3
