@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from tests.support.apps import counted, feed, numbers, once, until_done
@@ -50,8 +51,9 @@ def test_an_application_from_its_schema_to_its_end(broker: Broker, unique: Uniqu
     assert not (tmp_path / "here.db").exists()
     made = oncelog(tmp_path, "schema", "shop:app")
     assert (made.returncode, made.stdout) == (0, "ready: sqlite:///here.db\n"), made.stderr
-    tables = sqlite3.connect(tmp_path / "here.db").execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    assert {"oncelog_offsets", "oncelog_dead_letters", "outbox"} <= {name for (name,) in tables}
+    with closing(sqlite3.connect(tmp_path / "here.db")) as db:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert {"oncelog_offsets", "oncelog_dead_letters", "outbox"} <= tables
 
     drawn = oncelog(tmp_path, "describe", "shop:app", "--svg", "shop.svg")
     assert source in drawn.stdout

@@ -394,6 +394,7 @@ def test_a_restore_that_is_cut_short_leaves_an_old_checkpoint_old(
     whole.close()
     assert table.checkpoint == 5000 and table.checkpoint_at > an_hour_ago
     table.close()
+    table.close()
 
 
 # -- what can't be sent, what is raised -------------------------------------------------------------------------------

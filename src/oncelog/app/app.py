@@ -270,8 +270,10 @@ class App:
 
         for url, tables in wanted.items():
             engine = schema.engine_of(url)
-            schema.check(engine, tables)
-            engine.dispose()
+            try:
+                schema.check(engine, tables)
+            finally:
+                engine.dispose()
 
     def _worker(
         self,
