@@ -11,8 +11,11 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from tests.support.apps import until
 from tests.support.broker_process import BrokerProcess
+from tests.support.commands import run
 from tests.support.confluent import consumer, create_topic, producer, read_all, transactional_producer
 from tests.support.fixtures import TEST_OPTIONS
+
+from oncelog.storage.segments import read_segment
 
 Unique = Callable[[str], str]
 Latest = dict[bytes, bytes]
@@ -137,6 +140,40 @@ def test_what_the_disk_has_changed_is_told_and_left_as_it_is(compacting: BrokerP
     assert f"topic={bad}" in next(line for line in compacting.log.splitlines() if "damaged records" in line)
     with pytest.raises(KafkaException):
         read(compacting.bootstrap, bad)
+
+
+def test_a_damaged_index_is_told_to_the_readers_of_its_partition(compacting: BrokerProcess, unique: Unique) -> None:
+    """Others read and write on; past what is damaged the partition is sound again, by the command that the log names."""
+    both = EAGER | {"cleanup_policy": "compact,delete"}
+    topics = {name: create_topic(compacting.bootstrap, unique(name), 1, **both) for name in ("bad", "good")}
+
+    def write_some() -> None:
+        writer = producer(compacting.bootstrap)
+        for number in range(30):
+            for topic in topics.values():
+                writer.produce(topic, topic.encode(), b"%d" % (number % 10))
+            writer.flush(30)
+
+    write_some()
+    until(lambda: max(read(compacting.bootstrap, topic)[0] for topic in topics.values()) < 15, "compaction")
+    compacting.stop()
+    for path in (compacting.data / "segments").iterdir():
+        content = bytearray(path.read_bytes())
+        for stretch in read_segment(path).stretches:
+            if topics["bad"].encode() in content[stretch.at : stretch.at + stretch.size]:
+                content[stretch.at + stretch.size] ^= 1
+        path.write_bytes(content)
+    compacting.start()
+    assert read(compacting.bootstrap, topics["good"])[0] < 15
+    with pytest.raises(KafkaException):
+        read(compacting.bootstrap, topics["bad"])
+    write_some()
+    assert f"topic={topics['bad']}" in next(line for line in compacting.log.splitlines() if "damaged records" in line)
+    compacting.assert_healthy()
+    at = ("--partition", "0", "--before", "30", "--bootstrap", compacting.bootstrap)
+    trimmed = run("topics", "trim", topics["bad"], *at)
+    assert (trimmed.returncode, trimmed.stdout) == (0, f"{topics['bad']}-0 begins at 30\n"), trimmed.stderr
+    assert read(compacting.bootstrap, topics["bad"])[0] == 30
 
 
 def test_a_record_without_a_key_is_refused(compacting: BrokerProcess, unique: Unique) -> None:

@@ -263,3 +263,14 @@ def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "d/segments/lost+found").mkdir()
     Bench(tmp_path / "d").storage.close()
     assert (tmp_path / "d/segments/notes.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_that_was_cut_is_said_in_words(tmp_path: Path) -> None:
+    Bench(tmp_path / "d").storage.close()
+    whole = (tmp_path / "d/checkpoint").read_bytes()
+    for size in (0, 30, 60, len(whole) - 1):
+        (tmp_path / "d/checkpoint").write_bytes(whole[:size])
+        refused(
+            tmp_path / "d",
+            r"checkpoint is damaged \((it ends too early|it has no end|bad piece at offset \d+)\): restore",
+        )

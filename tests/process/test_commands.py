@@ -62,6 +62,9 @@ def test_topics(served: BrokerProcess) -> None:
     described = rows("topics", "describe", "a", *at)
     assert described[1] == {"partition": 1, "leader": 1, "start": 0, "stable": 0, "end": 1}
     assert described[3] == {"setting": "retention.ms", "value": "60000"}
+    for before, start in (("1", 1), ("0", 1)):
+        assert said("topics", "trim", "a", "--partition", "1", "--before", before, *at) == f"a-1 begins at {start}\n"
+    assert rows("topics", "describe", "a", *at)[1]["start"] == 1
     assert said("topics", "delete", "a", *at) == "deleted a\n"
     assert table(said("topics", "list", *at)) == [["b", "3"]]
 
@@ -172,6 +175,18 @@ MISTAKES = [
     (("topics", "delete", "nowhere"), r"topic 'nowhere' was not deleted: UNKNOWN_TOPIC_OR_PARTITION\. .*"),
     (("groups", "describe", "nobody"), r"group 'nobody': GROUP_ID_NOT_FOUND\. `oncelog groups list`.*"),
     (("transactions", "describe", "nobody"), r".*'nobody': TRANSACTIONAL_ID_NOT_FOUND\. `oncelog transactions list`.*"),
+    (
+        ("topics", "trim", "there", "--partition", "7", "--before", "1"),
+        r"there-7: UNKNOWN_TOPIC_OR_PARTITION\. .* 0 to 0\.",
+    ),
+    (
+        ("topics", "trim", "compacted", "--partition", "0", "--before", "0"),
+        r"records of compacted-0 .* is only compacted: .*",
+    ),
+    (
+        ("topics", "trim", "there", "--partition", "0", "--before", "9"),
+        r"records of there-0 .*: OFFSET_OUT_OF_RANGE\. .*",
+    ),
     (("log", "nowhere"), r"topic 'nowhere': UNKNOWN_TOPIC_OR_PARTITION\. .*"),
     (("log", "there", "--partition", "7"), r"there-7: UNKNOWN_TOPIC_OR_PARTITION\. The topic has partitions 0 to 0\."),
 ]
@@ -179,6 +194,7 @@ MISTAKES = [
 
 def test_what_is_refused_is_one_sentence(served: BrokerProcess) -> None:
     create_topic(served.bootstrap, "there")
+    create_topic(served.bootstrap, "compacted", cleanup_policy="compact")
     for words, sentence in MISTAKES:
         ran = run(*words, "--bootstrap", served.bootstrap)
         assert (ran.returncode, ran.stdout) == (7, "")

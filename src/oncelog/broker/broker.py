@@ -165,7 +165,7 @@ class Broker:
             self.damaged.add(log_id)
             self.log.error(
                 "damaged records", topic=log.topic, partition=log.index, offset=offset, why=no.why,
-                next_step="restore the data folder from a copy, or delete the records up to there (DeleteRecords)",
+                next_step="restore the data folder from a copy, or delete the records past it: oncelog topics trim --help",
             )  # fmt: skip
 
     # -- answering ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``oncelog topics``: what topics there are, how far each partition reaches, making and deleting them."""
+"""``oncelog topics``: what topics there are, how far each partition reaches, making, trimming and deleting them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 _LIST_OFFSETS: Final = 2
 _CREATE_TOPICS: Final = 19
 _DELETE_TOPICS: Final = 20
+_DELETE_RECORDS: Final = 21
 _DESCRIBE_CONFIGS: Final = 32
 _TOPIC_RESOURCE: Final = 2
 _SET_ON_TOPIC: Final = 1
 _EARLIEST: Final = -2
 _LATEST: Final = -1
 _TIMEOUT_MS: Final = 15_000
+_COMPACTED_ONLY: Final = "The topic is only compacted: set cleanup.policy=compact,delete on it before."
 
 app = App(name="topics", help=f"List, create, describe and delete the topics of a running cluster.\n\n{EXIT_CODES}")
 
@@ -161,3 +163,34 @@ def delete(*names: str, bootstrap: Bootstrap = BOOTSTRAP) -> None:
     for one in reply.responses:
         if one.error_code:
             raise refused(f"topic {one.name!r} was not deleted", int(one.error_code))
+
+
+@app.command
+def trim(topic: str, /, *, partition: int, before: int, bootstrap: Bootstrap = BOOTSTRAP) -> None:
+    """Delete the records of a partition before an offset. There is no way back.
+
+    Try: oncelog topics trim orders --partition 2 --before 4711
+
+    Parameters
+    ----------
+    topic
+        The topic's name.
+    partition
+        The partition's number.
+    before
+        The first offset that is kept; -1 deletes all that there is.
+    """
+    from oncelog.cli.cluster import Cluster, refused
+    from oncelog.model.errors import ErrorCode
+
+    with Cluster(bootstrap) as cluster:
+        leaders = {part.partition_index: part.leader_id for part in cluster.topic(topic).partitions}
+        if partition not in leaders:
+            raise refused(f"{topic}-{partition}", 3, f"The topic has partitions 0 to {len(leaders) - 1}.")
+        wanted = [{"name": topic, "partitions": [{"partition_index": partition, "offset": before}]}]
+        reply = cluster.ask(_DELETE_RECORDS, 1, {"topics": wanted, "timeout": _TIMEOUT_MS}, node=leaders[partition])
+    part = reply.topics[0].partitions[0]
+    if part.error_code:
+        why = _COMPACTED_ONLY if part.error_code == ErrorCode.POLICY_VIOLATION else None
+        raise refused(f"records of {topic}-{partition} were not deleted", int(part.error_code), why)
+    print(f"{topic}-{partition} begins at {part.low_watermark}")

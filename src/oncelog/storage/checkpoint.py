@@ -112,7 +112,11 @@ def read_checkpoint(folder: Path) -> Loaded | None:
         return None
     try:
         return _load(path.read_bytes())
-    except (struct.error, ValueError) as error:
+    except struct.error as error:
+        raise StorageError(
+            f"The checkpoint {path} is damaged (it ends too early): restore the file from a copy."
+        ) from error
+    except ValueError as error:
         raise StorageError(f"The checkpoint {path} is damaged ({error}): restore the file from a copy.") from error
 
 

@@ -160,7 +160,9 @@ class FileStorage(Reading):
             self._segments.load(loaded.segments, self._logs)
         except OSError as error:
             self._release()
-            raise StorageError(f"The data in {self._folder.path} can't be read: {why(error)}.") from error
+            raise StorageError(
+                f"The data in {self._folder.path} can't be read: {why(error)}. Put that right, or restore the folder."
+            ) from error
         except StorageError:
             self._release()
             raise
@@ -192,7 +194,9 @@ class FileStorage(Reading):
             self._make_safe()
             self._folder.keep_format()
         except OSError as error:
-            raise StorageError(f"The journal in {self._folder.journal} can't be read: {why(error)}.") from error
+            raise StorageError(
+                f"The journal in {self._folder.journal} can't be read: {why(error)}. Put that right, or restore the folder."
+            ) from error
 
     def _make_safe(self) -> None:
         """What was found is on disk, or is put there: files, and the names in all folders.

@@ -47,7 +47,9 @@ class Folder:
                 self._write_format()
         except OSError as error:
             self.close()
-            raise StorageError(f"The data folder {self.path} can't be used: {why(error)}.") from error
+            raise StorageError(
+                f"The data folder {self.path} can't be used: {why(error)}. Put that right first."
+            ) from error
         except StorageError:
             self.close()
             raise
@@ -68,7 +70,7 @@ class Folder:
 
     def _check_format(self) -> None:
         if self.path.exists() and not self.path.is_dir():
-            raise StorageError(f"The data folder {self.path} is not a folder.")
+            raise StorageError(f"The data folder {self.path} is not a folder: name another one.")
         try:
             version = self._version()
         except FileNotFoundError:
@@ -89,7 +91,10 @@ class Folder:
         text = (self.path / _FORMAT_FILE).read_text(encoding="ascii", errors="replace")
         name, _, version = text.strip().partition(" ")
         if name != "oncelog" or not version.isdecimal():
-            raise StorageError(f"The data folder {self.path} is not oncelog's: its file 'format' says {text[:80]!r}.")
+            raise StorageError(
+                f"The data folder {self.path} is not oncelog's, or damaged: its file 'format' says {text[:40]!r}. "
+                "Restore that file from a copy, or name another folder."
+            )
         return int(version)
 
     def _check_empty(self) -> None:
