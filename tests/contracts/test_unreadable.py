@@ -19,6 +19,7 @@ from tests.contracts.world import joined, opened
 from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId
 from oncelog.storage import FileStorage
+from oncelog.storage.mapped import MappedFiles
 
 
 @pytest.fixture
@@ -183,6 +184,34 @@ def test_a_file_that_can_not_be_read_whole_is_not_written_again(
         bench.settle()
         bench.settle()
         assert path not in bench.files(), "it goes when nothing is retained of it"
+    bench.storage.close()
+
+
+def test_few_of_the_files_that_are_written_again_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be thousands, and a machine has only so many descriptors."""
+    monkeypatch.setattr("oncelog.storage.mapped._OPEN_MAX", 2)
+    counts: list[int] = []
+    read = MappedFiles.of_segment
+
+    def counted(files: MappedFiles, *arguments: Any) -> Any:
+        found = read(files, *arguments)
+        counts.append(len(files._descriptors))
+        return found
+
+    monkeypatch.setattr(MappedFiles, "of_segment", counted)
+    bench = Bench(tmp_path / "d")
+    for log in range(2, 8):
+        bench.append(1, 20)
+        bench.append(log, 200)
+        bench.settle()
+    before = bench.files()
+    for log in range(2, 8):
+        bench.storage.drop(LogId(log))
+    bench.settle()
+    assert len(before) > 3
+    assert not set(before) & set(bench.files())
+    assert max(counts) == 2
+    bench.check(1)
     bench.storage.close()
 
 

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -342,6 +343,33 @@ def test_as_many_files_as_may_be_open(tmp_path: Path) -> None:
             assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0] == hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_connections_leave_the_storage_its_files(tmp_path: Path) -> None:
+    """Law 8: who connects and does nothing must not keep the broker from opening a file, without which it would stop."""
+    command = shlex.join([*COMMAND, "serve", "--data", str(tmp_path / "data"), "--listen", "127.0.0.1:0"])
+    limited = ["sh", "-c", f"ulimit -n 128; exec {command}"]
+    with (
+        subprocess.Popen(limited, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        ExitStack() as undo,
+    ):
+        undo.callback(process.kill)
+        assert process.stdout is not None
+        ready = READY.fullmatch(process.stdout.readline())
+        assert ready is not None
+        idle = [socket.create_connection(("127.0.0.1", int(ready["port"])), SECONDS_MAX) for _ in range(200)]
+        for one in idle:
+            undo.callback(one.close)
+        with suppress(ConnectionError):
+            assert idle[-1].recv(1) == b""
+        assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < 128 - 32
+        for one in idle[:20]:
+            one.close()
+        create_topic(f"127.0.0.1:{ready['port']}", "records")
+        process.terminate()
+        code, _, err = ended(process)
+        assert code == 0
+        assert "more than 64 connections: see max.connections, and ulimit -n" in err
 
 
 def test_nothing_is_kept_in_memory_only(tmp_path: Path) -> None:

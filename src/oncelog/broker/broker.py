@@ -156,7 +156,11 @@ class Broker:
             return
         if call.api_key != _FETCH:
             self.fetching.make_way(call.peer)
-        HANDLERS[call.api_key].handle(self, call)
+        try:
+            HANDLERS[call.api_key].handle(self, call)
+        except StorageError as error:
+            self.lane.failed(error)
+            call.peer.close("the storage has failed")
 
     def tell_damage(self, log_id: LogId, offset: int, no: DamagedRecords) -> None:
         """Once for each partition: its readers come again and again."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -28,6 +29,7 @@ from oncelog.broker.server import Server
 from oncelog.broker.settings import Address, AddressError, Durability, Settings, advertised
 from oncelog.model.batch import are_sound
 from oncelog.model.errors import StorageError
+from oncelog.model.limits import DESCRIPTORS_KEPT
 from oncelog.storage.contract import Storage
 
 _JSON: Final = "application/json"
@@ -111,7 +113,7 @@ class Node:
             log=self.log,
             on_bug=self._failed,
             meters=broker.meters,
-            connections_max=broker.state.settings.connections_max,
+            connections_max=connections_allowed(broker.state.settings.connections_max),
         )
         broker.on_pressure = lambda is_high: server.pause_all() if is_high else server.resume_all()
         return server
@@ -220,6 +222,14 @@ def open_storage(settings: Settings) -> Storage:
 
 #: What a machine without IPv6 says of a name that has an IPv6 address too.
 _NOT_HERE: Final = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL))
+
+
+def connections_allowed(connections_max: int) -> int:
+    """So many, but no more than there are descriptors for: who only connects must not keep the storage from its files."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return connections_max
+    return max(1, min(connections_max, max(descriptors - DESCRIPTORS_KEPT, descriptors // 2)))
 
 
 def reserve(address: Address) -> list[socket.socket]:

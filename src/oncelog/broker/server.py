@@ -447,7 +447,7 @@ class Server:
         self._connections.add(connection)
         self.meters.connected()
         if len(self._connections) > self._connections_max:
-            connection.abort(f"too many connections, more than max.connections={self._connections_max}")
+            connection.abort(f"more than {self._connections_max} connections: see max.connections, and ulimit -n")
         elif self._sweeping is None:
             self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 

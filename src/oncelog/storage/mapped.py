@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -21,6 +22,8 @@ from oncelog.storage.journal import PLACE_BITS, PLACE_MASK, journal_files, read_
 
 #: What is read at once to find what can't be read.
 _PIECE_BYTES: Final = 1024 * 1024
+#: Segment files that are held open; one that is written again may be one of thousands.
+_OPEN_MAX: Final = 64
 
 
 class MappedFiles:
@@ -29,7 +32,8 @@ class MappedFiles:
     def __init__(self, folder: Folder, bytes_max: int) -> None:
         self._folder, self._bytes_max = folder, bytes_max
         self._bytes = 0
-        self._descriptors: dict[Path, int] = {}
+        #: Of segment files, the least recently read first.
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._maps: dict[Path, tuple[mmap.mmap, memoryview]] = {}
         self._journal = journal_files(folder.journal)
 
@@ -66,7 +70,13 @@ class MappedFiles:
 
     def segment(self, number: int) -> int:
         """The descriptor of a segment file."""
-        return self._opened(self.path_of(number))
+        found = self._descriptors.get(number)
+        if found is None:
+            found = self._descriptors[number] = os.open(self.path_of(number), os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._descriptors) > _OPEN_MAX:
+                os.close(self._descriptors.popitem(last=False)[1])
+        self._descriptors.move_to_end(number)
+        return found
 
     def of_segment(self, number: int, at: int, lengths: list[int]) -> list[memoryview]:
         """Batches that follow one another in a segment file."""
@@ -81,32 +91,30 @@ class MappedFiles:
     def unreadable(self) -> StorageError:
         """After the kernel could not copy something of the journal: what it was."""
         for path, (_, view) in self._maps.items():
-            for at in range(0, len(view), _PIECE_BYTES):
-                try:
-                    read_all(self._descriptors[path], min(_PIECE_BYTES, len(view) - at), at)
-                except OSError as error:
-                    if os.fstat(self._descriptors[path]).st_size < len(view):
-                        return StorageError(_too_short(path, os.fstat(self._descriptors[path]).st_size))
-                    return StorageError(
-                        f"The journal file {path} can't be read at or after byte {at}: {error.strerror or error}. Restore it "
-                        "from a copy."
-                    )
+            with path.open("rb") as file:
+                if (size := os.fstat(file.fileno()).st_size) < len(view):
+                    return StorageError(_too_short(path, size))
+                for at in range(0, len(view), _PIECE_BYTES):
+                    try:
+                        read_all(file.fileno(), min(_PIECE_BYTES, len(view) - at), at)
+                    except OSError as error:
+                        why = error.strerror or error
+                        return StorageError(
+                            f"The journal file {path} can't be read at or after byte {at}: {why}. Restore it from a copy."
+                        )
         return StorageError(f"A file in {self._folder.journal} could not be read a moment ago: look after the disk.")
-
-    def _opened(self, path: Path) -> int:
-        found = self._descriptors.get(path)
-        if found is None:
-            found = self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return found
 
     def _mapped(self, generation: int) -> memoryview:
         path = self._journal[generation].path
         found = self._maps.get(path)
         if found is None:
-            descriptor = self._opened(path)
-            if not os.fstat(descriptor).st_size:  # nothing that could be mapped
-                raise StorageError(_too_short(path, 0))
-            map_ = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if not os.fstat(descriptor).st_size:  # nothing that could be mapped
+                    raise StorageError(_too_short(path, 0))
+                map_ = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+            finally:
+                os.close(descriptor)
             found = self._maps[path] = map_, memoryview(map_)
         return found[1]
 
