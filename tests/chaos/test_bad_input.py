@@ -25,6 +25,7 @@ from kio.schema.index import api_key_map, schema_name_map
 from tests.support.batches import batch
 from tests.support.broker_process import BrokerProcess
 from tests.support.messages import build, encode_request, message_type
+from tests.support.nonsense import NONSENSE
 from tests.support.raw import RawClient
 from tests.support.raw_producer import create_topic, fetch, produce_bytes, values
 
@@ -299,6 +300,19 @@ def test_damaged_batches(raw: RawClient) -> None:
 
 
 # -- how it is sent ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_records_that_are_none(raw: RawClient, broker: BrokerProcess, name: str) -> None:
+    """Their CRC is right, so they are stored; who looks for a time there is refused, and the broker goes on."""
+    topic = f"nonsense-{list(NONSENSE).index(name)}"
+    create_topic(raw, topic)
+    assert produce_bytes(raw, topic, 0, NONSENSE[name]).error_code == 0
+    parts = [{"partition_index": 0, "timestamp": 0, "current_leader_epoch": -1}]
+    found = raw.call("list_offsets", 7, replica_id=-1, isolation_level=0, topics=[{"name": topic, "partitions": parts}])
+    assert found.topics[0].partitions[0].error_code in (0, 2)
+    assert raw.call("metadata", 9, topics=None).brokers
+    broker.assert_healthy()
 
 
 def test_a_slow_sender_is_answered(broker: BrokerProcess) -> None:

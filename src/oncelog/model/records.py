@@ -21,6 +21,8 @@ XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEAD_BYTES: Final = 16
 _FIRST_BYTES: Final = 1024 * 1024
 _VARINT_SHIFT_MAX: Final = 63
+#: What a reply has room for: a client may write a number of any size, or two whose sum is larger.
+TIME_MAX: Final = 2**63 - 1
 
 
 class RecordPlace(NamedTuple):
@@ -81,14 +83,19 @@ def _opened(batch: bytes | memoryview, header: BatchHeader) -> Iterator[tuple[in
             end = at + length
             timestamp_delta, at = read_varint(body, at + 1)
             offset_delta, at = read_varint(body, at)
-            yield header.base_offset + offset_delta, header.timestamp_base + timestamp_delta, body, at
+            timestamp_ms = header.timestamp_base + timestamp_delta
+            if not 0 <= offset_delta <= header.offset_delta_last or not -TIME_MAX <= timestamp_ms <= TIME_MAX:
+                raise IndexError
+            yield header.base_offset + offset_delta, timestamp_ms, body, at
             at = end
     except IndexError:
         raise _damaged(header) from None
 
 
 def _damaged(header: BatchHeader) -> Refusal:
-    return Refusal(ErrorCode.CORRUPT_MESSAGE, f"the records of the batch at {header.base_offset} end too soon")
+    return Refusal(
+        ErrorCode.CORRUPT_MESSAGE, f"the records of the batch at {header.base_offset} are none, or end too soon"
+    )
 
 
 def _bytes(data: bytes | memoryview, at: int) -> tuple[bytes | None, int]:

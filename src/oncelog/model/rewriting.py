@@ -20,7 +20,7 @@ from oncelog.model.batch import HEADER_BYTES, RECORD_BYTES_MIN, packed
 from oncelog.model.errors import ErrorCode, Refusal
 from oncelog.model.header import DELETE_HORIZON, BatchHeader
 from oncelog.model.limits import COMPACTED_BATCH_RECORDS_MAX
-from oncelog.model.records import XERIAL, decompressed, read_varint
+from oncelog.model.records import TIME_MAX, XERIAL, decompressed, read_varint
 
 #: Records that are looked at before others get the interpreter: some hundred microseconds.
 _STEP: Final = 64
@@ -75,6 +75,8 @@ def keyed_records(body: bytes, header: BatchHeader, breathe: Callable[[], None] 
                 at += key_length
             value_length, at = read_varint(body, at)
             if at + max(value_length, 0) > end or not offset_last < offset_delta <= header.offset_delta_last:
+                raise IndexError
+            if not -1 <= header.timestamp_base + timestamp_delta <= TIME_MAX:
                 raise IndexError
             offset_last = offset_delta
             yield Keyed(start, end, timestamp_delta, offset_delta, key, value_length < 0)

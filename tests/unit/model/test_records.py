@@ -7,6 +7,7 @@ import struct
 import cramjam
 import pytest
 from crc32c import crc32c
+from tests.support.nonsense import NONSENSE
 
 from oncelog.model.batch import HEADER_BYTES, offset_after, read_header
 from oncelog.model.errors import Refusal
@@ -108,3 +109,12 @@ def test_the_offset_after_several_batches() -> None:
     two = batch([1, 2], 0) + batch([1, 2, 3], 4, base_offset=102)
     assert offset_after(two) == offset_after(memoryview(two)) == 105
     assert read_header(two).offset_next == 102
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_numbers_that_no_reply_has_room_for_are_no_records(name: str) -> None:
+    """A client's CRC may be right over nonsense; a reply that can't be encoded would end the broker."""
+    with pytest.raises(Refusal, match="CORRUPT_MESSAGE"):
+        list(record_places(NONSENSE[name]))
+    with pytest.raises(Refusal, match="CORRUPT_MESSAGE"):
+        list(records(NONSENSE[name]))

@@ -9,6 +9,7 @@ from typing import Any
 import cramjam
 import pytest
 from tests.support.batches import batch, batches
+from tests.support.nonsense import NONSENSE
 
 from oncelog.model.batch import check_batch, packed, read_header
 from oncelog.model.errors import ErrorCode, Refusal
@@ -116,3 +117,10 @@ def test_a_client_may_not_send_a_horizon() -> None:
     with pytest.raises(Refusal) as refusal:
         check_batch(data, bytes_max=1_000)
     assert refusal.value.code is ErrorCode.INVALID_RECORD
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_what_could_not_be_written_again_is_not_taken(name: str) -> None:
+    """P4: its time would not fit into the batch that a compaction makes of it."""
+    with pytest.raises(Refusal, match="INVALID_RECORD"):
+        check_keys(NONSENSE[name], read_header(NONSENSE[name]))
