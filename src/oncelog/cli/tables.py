@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
+
+_YEAR_10000_MS: Final = 253_402_300_800_000
 
 
 def show(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...], *, is_json: bool) -> None:
@@ -26,9 +28,11 @@ def _cell(value: Any) -> str:
 
 
 def moment(time_ms: int) -> str:
-    """A time, to the millisecond, in UTC; empty for "never"."""
+    """A time, to the millisecond, in UTC; empty for "never". Producers may say any: beyond the year 9999 it is the number."""
     if time_ms < 0:
         return ""
+    if time_ms >= _YEAR_10000_MS:
+        return str(time_ms)
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -43,3 +43,10 @@ def test_durations(ms: int, text: str) -> None:
 
 def test_moments() -> None:
     assert (moment(0), moment(1_500), moment(-1)) == ("1970-01-01T00:00:00.000Z", "1970-01-01T00:00:01.500Z", "")
+
+
+def test_a_moment_that_no_calendar_has() -> None:
+    """Producers may say any."""
+    assert moment(253_402_300_799_000) == "9999-12-31T23:59:59.000Z"
+    assert moment(253_402_300_800_000) == "253402300800000"
+    assert moment(2**63 - 1) == "9223372036854775807"
