@@ -384,12 +384,12 @@ def test_a_restore_that_is_cut_short_leaves_an_old_checkpoint_old(
         def is_set(self) -> bool:
             return table.checkpoint > 1
 
-    cut_short = Changelog({"bootstrap.servers": broker.bootstrap}, AfterOnePiece())
+    cut_short = Changelog({"bootstrap.servers": broker.bootstrap}, AfterOnePiece(), threading.Event())
     with pytest.raises(Halted):
         cut_short.restore(table, changelog, 0)
     cut_short.close()
     assert 1 < table.checkpoint < 5000 and table.checkpoint_at == an_hour_ago
-    whole = Changelog({"bootstrap.servers": broker.bootstrap}, threading.Event())
+    whole = Changelog({"bootstrap.servers": broker.bootstrap}, threading.Event(), threading.Event())
     whole.restore(table, changelog, 0)
     whole.close()
     assert table.checkpoint == 5000 and table.checkpoint_at > an_hour_ago

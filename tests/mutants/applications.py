@@ -117,6 +117,41 @@ MISTAKES = [
 
 SEQUENCES = [
     Breakage(
+        "a second processor's changelog is not made",
+        "app/worker.py",
+        "        if place[1] >= self._partitions.get(topic, 0):\n",
+        "        if self._changelog is None:\n",
+        "tests/app/test_surroundings.py::test_two_processors_have_a_state_each",
+    ),
+    Breakage(
+        "a checkpoint is taken of what another owns by now",
+        "app/worker.py",
+        "            if self._assignments.get(place) == assignment:\n",
+        "            if assignment in self._assignments.values():\n",
+        "tests/app/test_surroundings.py::test_a_checkpoint_is_of_partitions_that_the_commit_speaks_of",
+    ),
+    Breakage(
+        "a thread changes the state when its handler has returned",
+        "app/state.py",
+        "        if self._state.turn != self._turn:\n",
+        "        if False:\n",
+        "tests/app/test_misuse.py::test_a_thread_that_keeps_the_context_changes_no_state",
+    ),
+    Breakage(
+        "a sink commits by itself",
+        "app/sinks.py",
+        "        raise error\n\n    for end in",
+        "\n    for end in",
+        "tests/app/test_misuse.py::test_a_sink_that_ends_its_transaction_stores_nothing[sqlite-commit]",
+    ),
+    Breakage(
+        "what can't be read of the state is the record's fault",
+        "app/state.py",
+        "            raise self._useless(error) from error\n\n    @property\n    def checkpoint(",
+        "            raise\n\n    @property\n    def checkpoint(",
+        "tests/app/test_surroundings.py::test_state_that_can_not_be_read_makes_no_dead_letters",
+    ),
+    Breakage(
         "what is put back is taken again, though its partition was away",
         "app/intake.py",
         "if self._owned.get(place) == number}",

@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import start_http_server
@@ -112,9 +113,9 @@ class App:
         one the application stops (``PoisonRecord``). ``key``, ``value``: formats of what it reads, beyond the annotations;
         ``serializer``: of what it gives.
         """
+        read = _topics(topics)
 
         def decorate(function: Function) -> Function:
-            read = _topics(topics, getattr(function, "__name__", "a processor"))
             handler = Handler(function, key, value)
             kept = Retry(retry) if isinstance(retry, int) else retry
             self.topology.add(
@@ -156,9 +157,11 @@ class App:
                 "a sink is exactly-once into a database=, or without one has a delivery= of at-least-once or at-most-once"
             )
 
+        read = _topics(topics)
+
         def decorate(function: Function) -> Function:
-            read = _topics(topics, getattr(function, "__name__", "a sink"))
-            handler = Handler(function, key, value, second_required=database is not None)
+            parameters = (1,) if database is None else (2,)
+            handler = Handler(function, key, value, parameters=parameters, is_sink=True)
             kept = Retry(retry) if isinstance(retry, int) else retry
             kept_name = checked_name("the sink", name or handler.name)
             self.topology.add(Sink(kept_name, read, handler, database, kept, dead_letter, promised))
@@ -172,11 +175,11 @@ class App:
         Write rows with the returned object's ``put``, in the transaction of your own changes. ``oncelog app schema`` makes
         the table. One relay works at a time, whichever process has it.
         """
-        from oncelog.app.schema import Outbox
-
+        tables = _tables()
         checked_name("the outbox table", table)
         self.topology.add(OutboxRoute(topic, database, table, serializer))
-        return Outbox(table, serializer)
+        made: Outbox = tables.Outbox(table, serializer)
+        return made
 
     def describe(self) -> str:
         """What it is made of, in a few lines."""
@@ -204,8 +207,7 @@ class App:
             stop, halt = threading.Event(), threading.Event()
             handle_signals(stop, halt)
             if metrics is not None:
-                host, _, port = metrics.rpartition(":")
-                start_http_server(int(port), host or "127.0.0.1", registry=self.meters.registry)
+                self._serve_metrics(metrics)
             running = self._start(workers, stop, halt)
             _collect_rarely()
             running.wait()
@@ -213,6 +215,13 @@ class App:
             log.error("%s: %s", type(error).__name__, error)
             sys.stderr.write(f"{self.name}: {type(error).__name__}: {error}\n")
             raise SystemExit(error.exit_code) from error
+
+    def _serve_metrics(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        try:
+            start_http_server(int(port), host or "127.0.0.1", registry=self.meters.registry)
+        except (OSError, OverflowError, ValueError) as error:
+            raise ConfigurationError(f"metrics={address!r}: {error}. Give a free HOST:PORT of this machine") from error
 
     def running(self, workers: int = 1) -> Running:
         """Starts it in threads of this process: ``with app.running(): ...``. Raises ConfigurationError."""
@@ -266,8 +275,7 @@ class App:
             wanted.setdefault(outbox.database, []).append(outbox.table)
         if not wanted:
             return
-        from oncelog.app import schema
-
+        schema = _tables()
         for url, tables in wanted.items():
             engine = schema.engine_of(url)
             try:
@@ -299,7 +307,17 @@ def _collect_rarely() -> None:
     gc.set_threshold(_COLLECTION_EVERY)
 
 
-def _topics(topics: Sequence[str], name: str) -> tuple[str, ...]:
-    if not topics:
-        raise ConfigurationError(f"{name} reads no topic: name at least one")
-    return tuple(dict.fromkeys(topics))
+def _topics(topics: Sequence[object]) -> tuple[str, ...]:
+    names = [topic for topic in topics if isinstance(topic, str)]
+    if not names or len(names) < len(topics):
+        raise ConfigurationError('a handler that reads no topic: name at least one, write @app.process("orders")')
+    return tuple(dict.fromkeys(names))
+
+
+def _tables() -> ModuleType:
+    """What databases need, imported by those that have one."""
+    try:
+        from oncelog.app import schema
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"databases need more: pip install 'oncelog[sql]' ({error})") from error
+    return schema

@@ -106,7 +106,9 @@ class Driver:
             if sink.database is None:
                 sink.handler.call([record], None, processing.runner)
             elif self._database is not None:
-                with self._database.begin() as db:
+                from oncelog.app.sinks import lent
+
+                with self._database.begin() as db, lent(db, sink.name):
                     sink.handler.call([record], db, processing.runner)
 
     def _state_of(self, processor: Processor, partition: int) -> PartitionState | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from types import GeneratorType, TracebackType
 from typing import Any, Final, Self
 
@@ -14,7 +14,8 @@ from oncelog.app.records import Batch, Out, Record
 from oncelog.app.serializing import RAW, Codec, Serializer
 
 #: What a handler that is not asynchronous gives, told apart by its type alone.
-_AT_ONCE: Final = (Out, list, tuple, GeneratorType)
+_MANY: Final = (list, tuple, GeneratorType)
+_AT_ONCE: Final = (Out, *_MANY)
 
 
 class Trial:
@@ -40,7 +41,10 @@ class Trial:
 
 
 class Handler:
-    """``function`` with one parameter for a record (or ``Batch[Record[...]]``) and perhaps a second one."""
+    """``function`` with one parameter for a record (or ``Batch[Record[...]]``) and perhaps a second one.
+
+    ``is_sink``: it gives no records; whatever else it returns does not matter.
+    """
 
     def __init__(
         self,
@@ -48,16 +52,16 @@ class Handler:
         key: Serializer | None,
         value: Serializer | None,
         *,
-        second_required: bool = False,
+        parameters: tuple[int, ...] = (1, 2),
+        is_sink: bool = False,
     ) -> None:
         self.function = function
+        self.is_sink = is_sink
         self.name = getattr(function, "__name__", type(function).__name__)
-        parameters = _positional(function, self.name)
-        self.takes_second = len(parameters) == 2
-        if second_required and not self.takes_second:
-            raise ConfigurationError(f"{self.name} needs two parameters: a record, and the connection to write it with")
+        found = _positional(function, self.name, parameters)
+        self.takes_second = len(found) == 2
         hints = _hints(function)
-        annotation = hints.get(parameters[0].name, Record)
+        annotation = hints.get(found[0].name, Record)
         self.is_batch = annotation is Batch or typing.get_origin(annotation) is Batch
         if self.is_batch:
             (annotation,) = typing.get_args(annotation) or (Record,)
@@ -89,16 +93,25 @@ class Handler:
                 result = self._run(runner, _awaited(result))
         if result is None:
             return []
-        if isinstance(result, Out):
-            outs = [result]
+        if self.is_sink:
+            return self._nothing(result)
+        if isinstance(result, list):
+            outs = result
         else:
-            outs = result if isinstance(result, list) else list(result)
+            outs = [result] if isinstance(result, Out) or not isinstance(result, Iterable) else list(result)
         for out in outs:
             if not isinstance(out, Out):
                 raise ConfigurationError(
                     f"{self.name} gave {out!r}; a processor yields or returns Out(key=..., value=...)"
                 )
         return outs
+
+    def _nothing(self, result: Any) -> list[Out]:
+        """A sink is called for what it does (a generator, when it is run); what it returns is not looked at."""
+        given = list(result) if isinstance(result, _MANY) else [result]
+        if any(isinstance(each, Out) for each in given):
+            raise ConfigurationError(f"{self.name} gave an Out, and is a sink: records are given by @app.process")
+        return []
 
     def _run(self, runner: asyncio.Runner, task: Coroutine[Any, Any, Any]) -> Any:
         """Nobody but the handler itself can have cancelled its task, so that is a failure of its own as any other."""
@@ -108,11 +121,19 @@ class Handler:
             raise RuntimeError(f"{self.name} was cancelled from within") from error
 
 
-def _positional(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+#: By how many a function may take.
+_PARAMETERS: Final[dict[tuple[int, ...], str]] = {
+    (1, 2): "must take one or two parameters: a record, and the context",
+    (2,): "needs two parameters: a record, and the connection to write it with",
+    (1,): "must take one parameter, the record: without a database there is nothing else to give",
+}
+
+
+def _positional(function: Callable[..., Any], name: str, counts: tuple[int, ...]) -> list[inspect.Parameter]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = [each for each in inspect.signature(function).parameters.values() if each.kind in kinds]
-    if len(found) not in (1, 2):
-        raise ConfigurationError(f"{name} must take one or two parameters: a record, and the context or connection")
+    if len(found) not in counts:
+        raise ConfigurationError(f"{name} {_PARAMETERS[counts]}")
     return found
 
 

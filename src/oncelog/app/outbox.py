@@ -89,6 +89,7 @@ class OutboxJob:
         self._producer: TransactionalProducer | None = None
         self._position: Position = _START
         self._assignment = 0
+        self._rows_max = _ROWS_MAX
 
     def run(self) -> None:
         """Until the application stops."""
@@ -118,7 +119,22 @@ class OutboxJob:
             return
         if producer.is_disturbed:
             raise Undone("a connection was cut", renew=True)
-        self._relay(producer, rows)
+        try:
+            self._relay(producer, rows)
+        except Undone as undone:
+            if undone.blames_a_record:
+                self._blame(rows, undone)
+            raise
+        self._rows_max = min(2 * self._rows_max, _ROWS_MAX)
+
+    def _blame(self, rows: Sequence[sql.Row[Any]], undone: Undone) -> None:
+        """Fewer rows at once, until it is known which one can't be sent. To send it is for a person then: order counts."""
+        if len(rows) == 1:
+            raise ConfigurationError(
+                f"the row with id {rows[0].id} of the outbox {self._route.table} can't be sent: {undone}. Mend or delete it, "
+                "and start again; the rows before it are sent"
+            ) from undone
+        self._rows_max = len(rows) // 2
 
     def _is_our_turn(self) -> bool:
         """Whether the group has given us the partition; a new assignment means that another may have had it."""
@@ -151,7 +167,8 @@ class OutboxJob:
 
     def _read_position(self) -> Position:
         table = MemoryTable()
-        changelog = Changelog(self._cluster.for_consumer(client_id=self._topic, group="", instance=""), self._halt)
+        settings = self._cluster.for_consumer(client_id=self._topic, group="", instance="")
+        changelog = Changelog(settings, self._halt, self._stop)
         try:
             changelog.restore(table, self._topic, 0)
         finally:
@@ -174,7 +191,7 @@ class OutboxJob:
         with self._engine.begin() as db:
             after = sql.tuple_(table.c.transaction_id, table.c.id) > sql.tuple_(*map(sql.literal, self._position))
             wanted = sql.select(table).where(after, table.c.transaction_id < self._horizon(db))
-            return db.execute(wanted.order_by(table.c.transaction_id, table.c.id).limit(_ROWS_MAX)).all()
+            return db.execute(wanted.order_by(table.c.transaction_id, table.c.id).limit(self._rows_max)).all()
 
     def _horizon(self, db: Connection) -> int:
         """All transactions below it have ended, and what they wrote is visible."""
@@ -185,10 +202,7 @@ class OutboxJob:
     def _relay(self, producer: TransactionalProducer, rows: Sequence[sql.Row[Any]]) -> None:
         started = time.monotonic()
         position: Position = (int(rows[-1].transaction_id), int(rows[-1].id))
-        sent = []
-        for row in rows:
-            headers = schema.headers_of(row.headers)
-            sent.append(Sent(self._route.topic, _content(row.record_key), _content(row.record_value), headers))
+        sent = [self._record(row) for row in rows]
         sent.append(Sent(self._topic, _KEY, msgspec.json.encode(position), (), 0))
         producer.begin()
         producer.send(sent)
@@ -201,6 +215,13 @@ class OutboxJob:
             *(self._route.table, producer.producer_id, producer.epoch, len(rows), position, seconds * 1000),
         )
         patiently(self._delete_sent, self._halt)
+
+    def _record(self, row: sql.Row[Any]) -> Sent:
+        try:
+            headers = schema.headers_of(row.headers)
+        except (TypeError, ValueError) as error:
+            raise Undone(f"its headers are no list of names and values: {error}", blames_a_record=True) from error
+        return Sent(self._route.topic, _content(row.record_key), _content(row.record_value), headers)
 
     def _delete_sent(self) -> None:
         """Rows up to the position; their records are committed."""

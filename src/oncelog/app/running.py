@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
-from oncelog.app.errors import Halted
+from oncelog.app.errors import ConfigurationError, Halted
 
 log = logging.getLogger("oncelog.app")
 
@@ -114,5 +114,10 @@ def handle_signals(stop: threading.Event, halt: threading.Event) -> None:
         stop.set()
         log.info("stopping signal=%s", signal.Signals(number).name)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signalled)
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signalled)
+    except ValueError as error:
+        raise ConfigurationError(
+            "app.run() takes the process's signals, so it is for its main thread; in a larger program use `with app.running():`"
+        ) from error

@@ -8,13 +8,14 @@ version 13 or later; SQLite will do for one machine.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sql
 from sqlalchemy import Column, Engine, MetaData, Table
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.schema import CreateTable
 
 from oncelog.app.errors import ConfigurationError
@@ -97,9 +98,20 @@ def _sqlite_begins(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+@contextmanager
+def _reached(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        url, why = engine.url.render_as_string(hide_password=True), " ".join(str(error.orig).split())
+        raise ConfigurationError(
+            f"the database {url} can't be used: {why}. Is it there, and is the URL right?"
+        ) from error
+
+
 def create(engine: Engine, outboxes: Iterable[str] = ()) -> None:
     """Makes what is missing, in one transaction. ConfigurationError if a newer release was here."""
-    with engine.begin() as db:
+    with _reached(engine), engine.begin() as db:
         _ours.create_all(db)
         for name in outboxes:
             outbox_table(name, engine.dialect.name).create(db, checkfirst=True)
@@ -114,7 +126,8 @@ def create(engine: Engine, outboxes: Iterable[str] = ()) -> None:
 
 def check(engine: Engine, outboxes: Sequence[str] = ()) -> None:
     """All is there; else a ConfigurationError that says how to make it."""
-    present = set(sql.inspect(engine).get_table_names())
+    with _reached(engine):
+        present = set(sql.inspect(engine).get_table_names())
     missing = sorted({*_ours.tables, *outboxes} - present)
     if missing:
         raise ConfigurationError(f"the database lacks {', '.join(missing)}: run `oncelog app schema MODULE:APP` once")

@@ -68,6 +68,8 @@ def encode(value: Any, serializer: Serializer | None = None) -> bytes | None:
         return value
     if isinstance(value, str):
         return value.encode()
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
     if serializer is not None:
         return serializer.encode(value)
     if hasattr(value, "model_dump_json"):

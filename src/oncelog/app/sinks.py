@@ -13,7 +13,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import sqlalchemy as sql
@@ -23,7 +24,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from oncelog.app import schema
-from oncelog.app.errors import Halted, PoisonRecord, Undone
+from oncelog.app.errors import ConfigurationError, Halted, PoisonRecord, Undone
 from oncelog.app.exchange import FENCED_SECONDS, Fences, Name
 from oncelog.app.handlers import Trial
 from oncelog.app.intake import Intake, Place, oldest, place_of
@@ -160,6 +161,33 @@ def patiently(work: Callable[[], Result], halt: threading.Event) -> Result:
             raise Halted("stopped while waiting for the database")
 
 
+@contextmanager
+def lent(db: Connection, name: str) -> Iterator[None]:
+    """While a handler has the connection it can't end the transaction: what it wrote and its offsets would come apart."""
+    refusals: list[ConfigurationError] = []
+
+    def refused(_: Connection) -> None:
+        error = ConfigurationError(
+            f"{name} commits or rolls back: what a sink writes is committed with the offsets of its records, by the runtime. "
+            "To take something back, raise, or use db.begin_nested()"
+        )
+        refusals.append(error)
+        raise error
+
+    for end in ("commit", "rollback"):
+        sql.event.listen(db, end, refused)
+    try:
+        yield
+    finally:
+        for end in ("commit", "rollback"):
+            sql.event.remove(db, end, refused)
+        if (
+            refusals
+        ):  # whatever the handler made of it; the transaction is over for SQLAlchemy, and not for the database
+            db.invalidate()
+            raise refusals[0]
+
+
 class SinkJob:
     """One worker of a sink, in a thread of its own."""
 
@@ -252,8 +280,9 @@ class SinkJob:
     def _write(self, db: Connection, raws: Sequence[Raw]) -> None:
         handler = self._sink.handler
         records = [handler.decode(raw) for raw in raws]
-        for group in [records] if handler.is_batch else [[record] for record in records]:
-            handler.call(group, db, self._runner)
+        with lent(db, self._sink.name):
+            for group in [records] if handler.is_batch else [[record] for record in records]:
+                handler.call(group, db, self._runner)
 
     def _failed(self, raws: Sequence[Raw], error: Exception) -> None:
         """All is rolled back; what was taken comes again, by the offsets in the database."""
@@ -283,8 +312,11 @@ class SinkJob:
         offsets = {place_of(raw): raw.offset + 1}
 
         def bury() -> None:
+            table, letter = schema.dead_letters, _letter(self._name.app, raw, attempts, error)
+            same = sql.and_(*(key == letter[key.name] for key in table.primary_key))
             with self._engine.begin() as db:
-                db.execute(schema.dead_letters.insert().values(_letter(self._name.app, raw, attempts, error)))
+                db.execute(table.delete().where(same))  # offsets were set back, or the topic was made anew
+                db.execute(table.insert().values(letter))
                 self._positions.advance(db, offsets, self._held)
 
         patiently(bury, self._halt)

@@ -8,14 +8,20 @@ after a crash, after another process has had the partition, or with no file at a
 
 The state belongs to a partition of the source: records that must meet the same state need the same key, and a processor with
 state reads one topic. Values are anything that JSON holds; memory is bounded, the rest is on disk.
+
+What a handler was given is of no use when it has returned: a thread, a task or a variable that kept it would write into the
+next record's transaction, or into another partition. And a value that it was given is a copy: one that was changed and not
+stored again is refused, for the change would be lost without a word.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,15 +32,24 @@ from oncelog.app.errors import ConfigurationError, Halted
 from oncelog.app.intake import asked
 from oncelog.app.transactions import Sent
 
+log = logging.getLogger("oncelog.app")
+
 Key = str | bytes | int
 T = TypeVar("T")
 
 _SEPARATOR: Final = b"\x00"
+#: What nobody can change.
+_IMMUTABLE: Final = frozenset((int, str, float, bool, type(None)))
+#: Of the defaults that a handler gives itself, those that it may mean to fill.
+_EMPTY: Final[tuple[object, ...]] = ([], {})
+_MISSING: Final = object()
 _READ_AT_ONCE: Final = 1000
 _CACHE_KIB: Final = 8192
 #: A checkpoint older than this is not gone on from: compaction removes the record of a deletion after a day (Kafka's
 #: delete.retention.ms), and what was deleted meanwhile would stay.
 CHECKPOINT_SECONDS_MAX: Final = 12 * 3600.0
+#: One from the future was written before the clock was set back, and may be of any age; by less than this no clock matters.
+_CLOCK_SECONDS: Final = 60.0
 _PROGRESS: Final = (
     "CREATE TABLE IF NOT EXISTS progress "
     "(one INTEGER PRIMARY KEY CHECK (one = 1), changelog_offset INTEGER NOT NULL, written_at REAL NOT NULL)"
@@ -122,36 +137,57 @@ class FileTable(Table):
     """One SQLite file. Its checkpoint is in the same SQLite transaction as the rows that it speaks of."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        run = self._connection.execute
-        run("PRAGMA journal_mode=WAL")
-        run("PRAGMA synchronous=NORMAL")
-        run(f"PRAGMA cache_size=-{_CACHE_KIB}")
-        run("CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
-        run(_PROGRESS)
-        run("INSERT OR IGNORE INTO progress VALUES (1, 0, 0)")
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._opened()
+        except (OSError, sqlite3.Error) as error:
+            raise self._useless(error) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return _connected(self._path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:  # what is there is no database: a copy can be made again
+            log.warning("state-damaged file=%s, it is restored from its changelog: %s", self._path, error)
+            for end in ("", "-wal", "-shm"):
+                Path(f"{self._path}{end}").unlink(missing_ok=True)
+            return _connected(self._path)
+
+    def _useless(self, error: Exception) -> ConfigurationError:
+        """Not the handler's failure: the record that it happened to must not become a dead letter."""
+        return ConfigurationError(
+            f"the state in {self._path} can't be used: {error}. Make room there, or delete the file: it is a copy, and is "
+            "restored from its changelog"
+        )
+
+    def _rows(self, statement: str, *values: object) -> list[Any]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._useless(error) from error
 
     @property
     def checkpoint(self) -> int:
         """The changelog's offset before which nothing is missing here."""
-        (offset,) = self._connection.execute("SELECT changelog_offset FROM progress").fetchone()
+        ((offset,),) = self._rows("SELECT changelog_offset FROM progress")
         return int(offset)
 
     @property
     def checkpoint_at(self) -> float:
         """As of when; 0: never."""
-        (seconds,) = self._connection.execute("SELECT written_at FROM progress").fetchone()
+        ((seconds,),) = self._rows("SELECT written_at FROM progress")
         return float(seconds)
 
     def get(self, key: bytes) -> bytes | None:
         """A value."""
-        row = self._connection.execute("SELECT value FROM rows WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bytes(row[0])
+        found = self._rows("SELECT value FROM rows WHERE key = ?", key)
+        return bytes(found[0][0]) if found else None
 
     def keys(self, prefix: bytes) -> Iterable[bytes]:
         """All keys that begin so."""
-        found = self._connection.execute("SELECT key FROM rows WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+        found = self._rows("SELECT key FROM rows WHERE substr(key, 1, ?) = ?", len(prefix), prefix)
         return [bytes(key) for (key,) in found]
 
     def write(
@@ -159,8 +195,7 @@ class FileTable(Table):
     ) -> None:
         """In one transaction; ``checkpoint`` None leaves it as it is."""
         run = self._connection.execute
-        run("BEGIN IMMEDIATE")
-        with self._connection:
+        with self._transaction():
             for key, value in changes:
                 if value is None:
                     run("DELETE FROM rows WHERE key = ?", (key,))
@@ -175,14 +210,38 @@ class FileTable(Table):
 
     def clear(self) -> None:
         """As new, at once: a checkpoint without its rows would pass for a state that is empty."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        with self._connection:
+        with self._transaction():
             self._connection.execute("DELETE FROM rows")
             self._connection.execute("UPDATE progress SET changelog_offset = 0, written_at = 0")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                yield
+        except sqlite3.Error as error:
+            raise self._useless(error) from error
 
     def close(self) -> None:
         """The file may be opened again."""
         self._connection.close()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    run = connection.execute
+    try:
+        run("PRAGMA journal_mode=WAL")
+        run("PRAGMA synchronous=NORMAL")
+        run(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        run("CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+        run(_PROGRESS)
+        run("INSERT OR IGNORE INTO progress VALUES (1, 0, 0)")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 class PartitionState:
@@ -190,8 +249,11 @@ class PartitionState:
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        #: Counts the handlers' calls: what one was given is not for a later one.
+        self.turn = 0
         self._batch: dict[bytes, bytes | None] = {}
         self._record: dict[bytes, bytes | None] = {}
+        self._lent: list[tuple[bytes, Any, bytes]] = []
 
     def get(self, key: bytes) -> bytes | None:
         """As the handler sees it."""
@@ -203,6 +265,23 @@ class PartitionState:
     def put(self, key: bytes, value: bytes | None) -> None:
         """None deletes."""
         self._record[key] = value
+
+    def lend(self, key: bytes, value: Any) -> None:
+        """A handler has this value now, and may change it."""
+        self._lent.append((key, value, msgspec.json.encode(value)))
+
+    def end_turn(self) -> None:
+        """The handler has returned. ConfigurationError if it has changed a value and not stored it."""
+        self.turn += 1
+        lent, self._lent = self._lent, []
+        for key, value, before in lent:
+            if self._record.get(key, before) == before and msgspec.json.encode(value) != before:
+                self.drop_record()
+                store, _, name = key.partition(_SEPARATOR)
+                raise ConfigurationError(
+                    f"the value of {name.decode(errors='replace')!r} in ctx.state[{store.decode()!r}] was changed and not "
+                    "stored: it is a copy, so assign it when it is changed, or change a copy of your own (copy.deepcopy)"
+                )
 
     def keys(self, prefix: bytes) -> list[bytes]:
         """All that have a value, sorted."""
@@ -220,6 +299,8 @@ class PartitionState:
 
     def drop_record(self) -> None:
         """It has failed."""
+        self.turn += 1
+        self._lent.clear()
         self._record.clear()
 
     def changes(self) -> dict[bytes, bytes | None]:
@@ -241,14 +322,19 @@ class PartitionState:
 class Store:
     """One named store of a handler's ``ctx.state``, as a mapping: ``get``, ``[]``, ``del``, ``in``, ``add``, ``items``."""
 
-    def __init__(self, state: PartitionState, name: str) -> None:
+    def __init__(self, state: PartitionState, name: str, turn: int) -> None:
         self._state = state
+        self._turn = turn
         self._prefix = name.encode() + _SEPARATOR
 
     def get(self, key: Key, default: Any = None, *, type: type[T] | Any = Any) -> Any:  # noqa: A002 - reads best
         """A value, or ``default``. ``type``: what it is to be read as, such as a msgspec Struct."""
-        found = self._state.get(self._prefix + _key_bytes(key))
-        return default if found is None else msgspec.json.decode(found, type=type)
+        full = self._prefix + _key_bytes(key)
+        found = self._now().get(full)
+        value = default if found is None else msgspec.json.decode(found, type=type)
+        if value.__class__ not in _IMMUTABLE and (found is not None or value in _EMPTY):
+            self._state.lend(full, value)
+        return value
 
     def add(self, key: Key, amount: Any) -> Any:
         """Adds to a number (0 at first); the sum."""
@@ -257,38 +343,47 @@ class Store:
         return total
 
     def __getitem__(self, key: Key) -> Any:
-        found = self._state.get(self._prefix + _key_bytes(key))
-        if found is None:
+        value = self.get(key, _MISSING)
+        if value is _MISSING:
             raise KeyError(key)
-        return msgspec.json.decode(found)
+        return value
 
     def __setitem__(self, key: Key, value: Any) -> None:
-        self._state.put(self._prefix + _key_bytes(key), msgspec.json.encode(value))
+        self._now().put(self._prefix + _key_bytes(key), msgspec.json.encode(value))
 
     def __delitem__(self, key: Key) -> None:
-        self._state.put(self._prefix + _key_bytes(key), None)
+        self._now().put(self._prefix + _key_bytes(key), None)
 
     def __contains__(self, key: Key) -> bool:
-        return self._state.get(self._prefix + _key_bytes(key)) is not None
+        return self._now().get(self._prefix + _key_bytes(key)) is not None
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """All keys (as text) and values of this partition, by key."""
-        for key in self._state.keys(self._prefix):
-            found = self._state.get(key)
+        """All keys (as text) and values of this partition, by key. The values are copies: nothing tells of changes to them."""
+        for key in self._now().keys(self._prefix):
+            found = self._now().get(key)
             if found is not None:
                 yield key[len(self._prefix) :].decode(errors="replace"), msgspec.json.decode(found)
 
+    def _now(self) -> PartitionState:
+        if self._state.turn != self._turn:
+            raise ConfigurationError(
+                "ctx.state was used after its handler had returned, by a thread, a task or a variable that kept it. Use the "
+                "ctx of each call, within the call"
+            )
+        return self._state
+
 
 class Stores:
-    """``ctx.state``: stores by name, made at their first use."""
+    """``ctx.state``: stores by name, made at their first use, for one call of a handler."""
 
     def __init__(self, state: PartitionState) -> None:
         self._state = state
+        self._turn = state.turn
 
     def __getitem__(self, name: str) -> Store:
         if _SEPARATOR.decode() in name:
             raise ConfigurationError(f"a store's name has no zero byte: {name!r}")
-        return Store(self._state, name)
+        return Store(self._state, name, self._turn)
 
 
 def _key_bytes(key: Key) -> bytes:
@@ -308,13 +403,14 @@ def changelog_records(topic: str, partition: int, state: PartitionState) -> Iter
 class Changelog:
     """Reads changelogs with a consumer of its own, outside of any group."""
 
-    def __init__(self, settings: dict[str, Any], halt: threading.Event) -> None:
+    def __init__(self, settings: dict[str, Any], halt: threading.Event, stop: threading.Event) -> None:
         plain = {"enable.partition.eof": True, "auto.offset.reset": "earliest", "group.id": "oncelog-restore"}
         self._committed = Consumer(
             {**settings, **plain, "isolation.level": "read_committed", "enable.auto.commit": False}
         )
         self._all = Consumer({**settings, **plain, "isolation.level": "read_uncommitted", "enable.auto.commit": False})
         self._halt = halt
+        self._stop = stop
 
     def end(self, topic: str, partition: int) -> tuple[int, int]:
         """The first and the next offset, whatever is still open included: nothing that was ever committed is beyond."""
@@ -333,16 +429,19 @@ class Changelog:
         """
         low, high = self.end(topic, partition)
         # A restore that is cut short leaves a checkpoint that is as old as the one that it began with.
-        as_of = table.checkpoint_at
-        if as_of < time.time() - CHECKPOINT_SECONDS_MAX or not low <= table.checkpoint <= high:
+        as_of, now = table.checkpoint_at, time.time()
+        is_young = now - CHECKPOINT_SECONDS_MAX < as_of < now + _CLOCK_SECONDS
+        if not is_young or not low <= table.checkpoint <= high:
             table.clear()  # another changelog, or one that has lost its beginning or its deletions since
-            as_of = time.time()
+            as_of = now
         start = max(low, table.checkpoint)
         read, position = 0, start
         if start < high:
             self._committed.assign([TopicPartition(topic, partition, start)])
         while position < high:
-            if self._halt.is_set():
+            if (
+                self._stop.is_set() or self._halt.is_set()
+            ):  # there is no batch to be finished: nothing was processed yet
                 raise Halted("stopped while state was restored")
             changes, first = [], self._committed.poll(0.2)
             for message in () if first is None else (first, *self._committed.consume(_READ_AT_ONCE, 0)):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # it is documented there
 from confluent_kafka.cimpl import NewTopic
 
 from oncelog.app.errors import ConfigurationError
 from oncelog.app.settings import Cluster
+
+log = logging.getLogger("oncelog.app")
 
 _WAIT_SECONDS: Final = 15.0
 _STEP_SECONDS: Final = 5.0
@@ -56,17 +59,26 @@ def check_topics(cluster: Cluster, topics: Sequence[str]) -> dict[str, int]:
 
 
 def create_compacted(cluster: Cluster, wanted: Mapping[str, int]) -> None:
-    """Makes the topics (name: partitions) that are not there; those that are must have as many partitions."""
+    """Makes the topics (name: partitions) that are not there; those that are must be compacted and have as many partitions."""
     counts = partition_counts(cluster)
+    client = AdminClient(cluster.for_admin("oncelog-app"))
     for topic, partitions in wanted.items():
-        if topic in counts and counts[topic] != partitions:
+        if topic not in counts:
+            continue
+        if counts[topic] != partitions:
             raise ConfigurationError(
-                f"topic {topic} has {counts[topic]} partitions and needs {partitions}, as many as what it follows"
+                f"topic {topic} has {counts[topic]} partitions and needs {partitions}, as many as what it follows. Where "
+                "partitions were added keys have left their state: go on in a topic with as many as before, or begin anew "
+                "under another name"
+            )
+        policy = _cleanup_policy(client, topic)
+        if policy not in (None, "compact"):
+            raise ConfigurationError(
+                f"topic {topic} has cleanup.policy={policy}: what it is to keep would be forgotten. Set it to compact"
             )
     missing = [NewTopic(topic, count, -1, config=_COMPACTED) for topic, count in wanted.items() if topic not in counts]
     if not missing:
         return
-    client = AdminClient(cluster.for_admin("oncelog-app"))
     for topic, created in client.create_topics(missing, request_timeout=_WAIT_SECONDS).items():
         try:
             created.result(_WAIT_SECONDS * 2)
@@ -74,6 +86,19 @@ def create_compacted(cluster: Cluster, wanted: Mapping[str, int]) -> None:
             error: KafkaError = failure.args[0]
             if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise ConfigurationError(f"topic {topic} can't be created: {error.str()}") from failure
+
+
+def _cleanup_policy(client: AdminClient, topic: str) -> str | None:
+    """None where this login may not ask."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    try:
+        settings = client.describe_configs([resource], request_timeout=_WAIT_SECONDS)[resource].result(
+            _WAIT_SECONDS * 2
+        )
+    except KafkaException as failure:
+        log.debug("settings of %s: %s", topic, failure)
+        return None
+    return str(settings["cleanup.policy"].value)
 
 
 _COMPACTED: Final[dict[str, Any]] = {"cleanup.policy": "compact"}

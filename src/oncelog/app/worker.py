@@ -47,16 +47,16 @@ class Context:
     def __init__(self, app: str, state: PartitionState | None, attempt: int) -> None:
         self.app = app
         self.attempt = attempt
-        self._state = state
+        self._stores = None if state is None else Stores(state)
 
     @property
     def state(self) -> Stores:
         """Stores by name; see ``oncelog.app.state``."""
-        if self._state is None:
+        if self._stores is None:
             raise ConfigurationError(
                 "state belongs to one partition of one topic: not in batch handlers, nor with several topics"
             )
-        return Stores(self._state)
+        return self._stores
 
 
 class Unsendable(ValueError):
@@ -112,6 +112,8 @@ class Processing:
         context = Context(self.app, state, attempt) if handler.takes_second else None
         outs = handler.call(records, context, self.runner)
         sent = _sent(processor, outs)
+        if state is not None:
+            state.end_turn()
         if self._on_out is not None:
             for out, each in zip(outs, sent, strict=True):
                 self._on_out(out, each)
@@ -199,7 +201,7 @@ class Worker:
         self._limits = limits
         self._stop = stop
         self._halt = halt
-        self._states = States(app, cluster, folder, halt)
+        self._states = States(app, cluster, folder, halt, stop)
         self._only_batches = all(each.handler.is_batch for each in topology.processors)
         self._one_by_one = 0
         self._aborts = 0
@@ -366,15 +368,19 @@ class Worker:
 class States:
     """The state of every partition that a worker has, restored when it is first met after an assignment."""
 
-    def __init__(self, app: str, cluster: Cluster, folder: Path, halt: threading.Event) -> None:
+    def __init__(self, app: str, cluster: Cluster, folder: Path, halt: threading.Event, stop: threading.Event) -> None:
         self._app = app
         self._cluster = cluster
         self._folder = folder
         self._halt = halt
+        self._stop = stop
         self._changelog: Changelog | None = None
-        self._open: dict[tuple[str, int], tuple[int, PartitionState]] = {}
+        #: How many partitions each changelog has that is known to be there.
+        self._partitions: dict[str, int] = {}
+        #: By processor and partition: the assignment as of which it was restored, and the state.
+        self._open: dict[tuple[str, Place], tuple[int, PartitionState]] = {}
         self._assignments: Mapping[Place, int] = {}
-        self._ends: dict[tuple[str, int], int] = {}
+        self._ends: dict[tuple[str, Place], int] = {}
         self._checkpoint_at = time.monotonic() + _CHECKPOINT_SECONDS
 
     def begin(self, assignments: Mapping[Place, int]) -> None:
@@ -383,7 +389,7 @@ class States:
 
     def of(self, processor: Processor, place: Place) -> PartitionState:
         """Restored, if the partition has come anew."""
-        key, assignment = (processor.name, place[1]), self._assignments[place]
+        key, assignment = (processor.name, place), self._assignments[place]
         known = self._open.get(key)
         if known is not None and known[0] == assignment:
             return known[1]
@@ -396,9 +402,12 @@ class States:
 
     def _restore(self, processor: Processor, place: Place, table: FileTable) -> None:
         topic = changelog_name(self._app, processor.name)
+        if place[1] >= self._partitions.get(topic, 0):
+            self._partitions[topic] = partitions_of(self._cluster, place[0])
+            create_compacted(self._cluster, {topic: self._partitions[topic]})
         if self._changelog is None:
-            create_compacted(self._cluster, {topic: partitions_of(self._cluster, place[0])})
-            self._changelog = Changelog(self._cluster.for_consumer(client_id=topic, group="", instance=""), self._halt)
+            settings = self._cluster.for_consumer(client_id=topic, group="", instance="")
+            self._changelog = Changelog(settings, self._halt, self._stop)
         started = time.monotonic()
         read = self._changelog.restore(table, topic, place[1])
         log.info(
@@ -413,7 +422,7 @@ class States:
         """The changelog records of the batch."""
         return [
             sent
-            for (name, partition), (_, state) in self._open.items()
+            for (name, (_, partition)), (_, state) in self._open.items()
             for sent in changelog_records(changelog_name(self._app, name), partition, state)
         ]
 
@@ -425,16 +434,15 @@ class States:
         self._ends = {}
         if self._changelog is None or time.monotonic() < self._checkpoint_at:
             return
-        for (name, partition), (assignment, _) in self._open.items():
-            if assignment in self._assignments.values():
-                self._ends[name, partition] = self._changelog.end(changelog_name(self._app, name), partition)[1]
+        for (name, place), (assignment, _) in self._open.items():
+            if self._assignments.get(place) == assignment:
+                self._ends[name, place] = self._changelog.end(changelog_name(self._app, name), place[1])[1]
         self._checkpoint_at = time.monotonic() + _CHECKPOINT_SECONDS
 
     def committed(self) -> None:
         """The batch's changes are true now."""
-        for key, (assignment, state) in self._open.items():
-            is_ours = any(place[1] == key[1] and number == assignment for place, number in self._assignments.items())
-            state.committed(self._ends.get(key) if is_ours else None)
+        for key, (_, state) in self._open.items():
+            state.committed(self._ends.get(key))
 
     def forget(self) -> None:
         """What the batch has changed is not to be."""
