@@ -65,17 +65,20 @@ def test_the_low_level_block_copies(own_broker: BrokerProcess, tmp_path: Path) -
     assert counted(own_broker.bootstrap, "out") == once(numbers(50))
 
 
+def named_in(folder: Path) -> set[str]:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in folder.glob("test_*.py")]
+    nodes = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {node.name for node in nodes if node.name.startswith("test_")}
+
+
 def test_every_mistake_has_its_tests() -> None:
     page = (ROOT / "docs" / "mistakes.md").read_text(encoding="utf-8")
     sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
     assert [int(section.split(".")[0]) for section in sections] == list(range(1, 20))
-    written = {
-        node.name
-        for path in (ROOT / "tests" / "app").glob("test_mistakes_*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_mistake_")
-    }
+    written = {name for name in named_in(ROOT / "tests" / "app") if name.startswith("test_mistake_")}
     named = set(re.findall(r"`(test_mistake_\w+)`", page))
     assert named == written
+    others = set(re.findall(r"`(test_\w+)` \|$", page, re.MULTILINE))
+    assert len(others) >= 15 and others <= named_in(ROOT / "tests" / "app")
     for number, section in enumerate(sections, start=1):
         assert f"`test_mistake_{number:02}_" in section

@@ -238,8 +238,8 @@ SEQUENCES = [
     Breakage(
         "a checkpoint never gets too old",
         "app/state.py",
-        "if as_of < time.time() - CHECKPOINT_SECONDS_MAX or not low",
-        "if not low",
+        "        if not is_young or not low",
+        "        if not low",
         _SEQUENCES + "an_old_checkpoint_is_not_gone_on_from",
     ),
     Breakage(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.support.commands import COMMAND, run, snapshot
+from tests.support.projects import run_make
 
 from oncelog.cli.app import run as command_line
 
@@ -48,12 +49,33 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_defaults_ask_nothing(new: New, tmp_path: Path) -> None:
     ran = new("billing", "--defaults")
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout.startswith("made billing: cd billing && make test")
+    assert ran.stdout == "made billing: cd billing && make test\n"
     assert {path.name for path in (tmp_path / "billing").iterdir()} == {
-        *(".dockerignore", ".github", ".gitignore", "Dockerfile", "Makefile", "README.md", "pyproject.toml"),
+        *(
+            ".oncelog-from",
+            ".dockerignore",
+            ".github",
+            ".gitignore",
+            "Dockerfile",
+            "Makefile",
+            "README.md",
+            "pyproject.toml",
+        ),
         *("samples", "src", "tests"),
     }
     assert "sqlite" in (tmp_path / "billing" / "src" / "billing" / "settings.toml").read_text(encoding="utf-8")
+
+
+def test_a_project_gets_oncelog_from_where_this_one_came(new: New, tmp_path: Path) -> None:
+    """A folder, here; it is for this machine, so git leaves it out."""
+    assert new("billing", "--defaults").returncode == 0
+    project = tmp_path / "billing"
+    assert (project / ".oncelog-from").read_text(encoding="utf-8") == f"{ROOT}\n"
+    assert ".oncelog-from" in (project / ".gitignore").read_text(encoding="utf-8").split()
+    assert f" {ROOT} --editable" in run_make(project, "--dry-run", "venv").stdout
+    assert " elsewhere --editable" in run_make(project, "--dry-run", "venv", "ONCELOG=elsewhere").stdout
+    (project / ".oncelog-from").unlink()
+    assert " oncelog --editable" in run_make(project, "--dry-run", "venv").stdout
 
 
 def test_options_are_answers(new: New, tmp_path: Path) -> None:
@@ -66,24 +88,51 @@ def test_options_are_answers(new: New, tmp_path: Path) -> None:
     assert not (tmp_path / "web-shop" / "src" / "shop1" / "database.py").exists()
 
 
+class Terminal:
+    """The command in a terminal of its own, a person before it."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, "new", *words], cwd=folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def until(self, words: str) -> None:
+        """Until they are shown, or the end."""
+        while words not in self.shown and (chunk := _read(self._master)):
+            self.shown += chunk
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def end(self) -> int:
+        """Its exit code."""
+        self.until("never shown")
+        os.close(self._master)
+        return self.process.wait(60)
+
+
 def test_it_asks_its_questions(tmp_path: Path) -> None:
     """In a terminal; Enter takes what is offered."""
-    master, slave = pty.openpty()
-    command = [*COMMAND, "new", "billing", "--style", "sync"]
-    with subprocess.Popen(command, cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave) as process:
-        os.close(slave)
-        shown, answered = "", 0
-        questions = ("package's name", "A database", "What orders and invoices are")
-        while chunk := _read(master):
-            shown += chunk
-            if answered < len(questions) and questions[answered] in shown:
-                os.write(master, b"\r")
-                answered += 1
-        assert process.wait(60) == 0, shown
-    os.close(master)
-    assert answered == 3
-    assert "Handlers" not in shown  # the option has said it
+    terminal = Terminal(tmp_path, "billing", "--style", "sync")
+    for question in ("package's name", "A database", "What orders and invoices are"):
+        terminal.until(question)
+        terminal.type(b"\r")
+    assert terminal.end() == 0, terminal.shown
+    assert "Handlers" not in terminal.shown  # the option has said it
     assert (tmp_path / "billing" / "src" / "billing" / "database.py").exists()
+
+
+def test_who_changes_his_mind_at_a_question_has_made_nothing(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "billing")
+    terminal.until("package's name")
+    terminal.type(b"\x03")
+    assert terminal.end() == 2
+    assert terminal.shown.splitlines()[-1].endswith("oncelog: stopped at a question; billing was not made")
+    assert "Traceback" not in terminal.shown
+    assert list(tmp_path.iterdir()) == []
 
 
 def _read(master: int) -> str:

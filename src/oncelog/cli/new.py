@@ -24,6 +24,8 @@ Style = Literal["sync", "async"]
 #: The name is the consumer group, a folder, a package of pip and a path in an image.
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 NAME_LENGTH_MAX: Final = 30
+#: Where the project's Makefile gets oncelog from on this machine; git does not take it along.
+SOURCE_FILE: Final = ".oncelog-from"
 QUESTIONS: Final = frozenset(("package", "database", "serializer", "style"))
 #: Names that the project's own imports, or its tests, would meet.
 _USED: Final = frozenset(
@@ -93,14 +95,16 @@ def new(
     answers = {"package": package, "database": database, "serializer": serializer, "style": style}
     folder = Path.cwd() / _checked(name)
     make(folder, {key: value for key, value in answers.items() if value is not None}, defaults=defaults)
-    print(f"made {name}: cd {name} && make test{_source()}")
+    if source := _source():
+        (folder / SOURCE_FILE).write_text(f"{source}\n", encoding="utf-8")
+    print(f"made {name}: cd {name} && make test")
 
 
 def make(folder: Path, answers: dict[str, str], *, defaults: bool) -> None:
     """The project in ``folder``, which has its name. CommandError if it can't be made; then nothing is left behind."""
     try:
         from copier import run_copy
-        from copier.errors import CopierError
+        from copier.errors import CopierAnswersInterrupt, CopierError
     except ImportError:
         sentence = "`oncelog new` needs the package copier: pip install 'oncelog[new]'"
         raise CommandError(ExitCode.USAGE, sentence) from None
@@ -115,6 +119,8 @@ def make(folder: Path, answers: dict[str, str], *, defaults: bool) -> None:
     try:
         with as_file(files("oncelog") / "template") as template:
             run_copy(str(template), folder, data=given, defaults=defaults, quiet=True)
+    except CopierAnswersInterrupt as error:
+        raise CommandError(ExitCode.USAGE, f"stopped at a question; {folder.name} was not made") from error
     except (CopierError, ValueError, OSError) as error:
         raise CommandError(ExitCode.USAGE, f"{folder.name} can't be made: {' '.join(str(error).split())}") from error
 
@@ -130,10 +136,10 @@ def _checked(name: str) -> str:
 
 
 def _source() -> str:
-    """Where `make test` gets oncelog from, if this one was installed from a folder."""
+    """The folder or wheel that this oncelog was installed from; empty if it came by its name."""
     try:
         origin = Distribution.from_name("oncelog").read_text("direct_url.json")
     except PackageNotFoundError:
         return ""
     place = urlsplit(json.loads(origin)["url"]) if origin else urlsplit("")
-    return f" ONCELOG={unquote(place.path)}" if place.scheme == "file" else ""
+    return unquote(place.path) if place.scheme == "file" else ""
