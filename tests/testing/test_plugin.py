@@ -110,3 +110,125 @@ def test_the_documentation_is_true(tmp_path: Path) -> None:
     table = page.split("```text\n", 1)[1].split("```", 1)[0]
     shown = run(tmp_path, blocks[0].replace('== [b"committed"]', "== []"))
     assert table in shown, shown
+
+
+def test_tests_that_do_not_ask_for_it_pay_nothing(tmp_path: Path) -> None:
+    """The plugin is loaded with every run of pytest, also in projects that have oncelog for something else."""
+    program = """
+import sys
+
+def test_it():
+    dear = {"confluent_kafka", "kio", "uvloop", "msgspec", "asyncio", "sqlalchemy", "prometheus_client"}
+    assert not dear & set(sys.modules)
+    assert {name for name in sys.modules if name.startswith("oncelog")} == {
+        "oncelog", "oncelog.testing", "oncelog.testing.plugin"
+    }
+"""
+    shown = run(tmp_path, program, "-p", "no:xdist", "-p", "no:hypothesispytest", "-p", "no:asyncio", "-p", "no:anyio")
+    assert "1 passed" in shown, shown
+
+
+def test_a_fresh_broker_takes_milliseconds(tmp_path: Path) -> None:
+    """Half of the starts take less than a tenth of a second, also where others are busy."""
+    program = """
+import statistics, time
+from oncelog.testing import Kafka
+
+def test_it():
+    seconds = []
+    for _ in range(30):
+        began = time.perf_counter()
+        broker = Kafka().start()
+        seconds.append(time.perf_counter() - began)
+        broker.close()
+    assert statistics.median(seconds) < 0.1, seconds
+"""
+    shown = run(tmp_path, program)
+    assert "1 passed" in shown, shown
+
+
+def test_many_at_once(tmp_path: Path) -> None:
+    """With pytest-xdist: each test has a broker of its own, and each process one for its session."""
+    program = """
+import pytest
+
+@pytest.mark.parametrize("number", range(20))
+def test_it(kafka, kafka_session, number):
+    assert kafka.topics() == []
+    kafka.produce("t", [str(number)])
+    kafka_session.produce(f"t{number}", [str(number)])
+    assert [record.value for record in kafka.consume("t")] == [str(number).encode()]
+    assert [record.value for record in kafka_session.consume(f"t{number}")] == [str(number).encode()]
+"""
+    shown = run(tmp_path, program, "-n", "3")
+    assert "20 passed" in shown, shown
+
+
+OTHER_CLIENTS = """
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from kafka import KafkaConsumer, KafkaProducer
+
+
+async def write(producer, *values):
+    async with producer.transaction():
+        for value in values:
+            await producer.send_and_wait("t", value)
+
+
+def test_aiokafka(kafka):
+    async def check():
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id="a") as producer:
+            with kafka.faults(lose_reply="EndTxn"):
+                await write(producer, b"1", b"2")
+            with pytest.raises(ZeroDivisionError):
+                async with producer.transaction():
+                    await producer.send_and_wait("t", b"aborted")
+                    1 / 0
+        reader = AIOKafkaConsumer(
+            "t", bootstrap_servers=kafka.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
+        )
+        async with reader:
+            return [(await asyncio.wait_for(reader.getone(), 20)).value for _ in range(2)]
+
+    assert asyncio.run(check()) == [b"1", b"2"]
+
+
+def test_aiokafka_is_late(kafka):
+    async def check():
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id="a", transaction_timeout_ms=60_000)
+        async with producer:
+            with pytest.raises(KafkaError):
+                async with producer.transaction():
+                    await producer.send_and_wait("t", b"late")
+                    kafka.clock.advance(61)
+
+    asyncio.run(check())
+    assert kafka.consume("t") == []
+
+
+def test_kafka_python(kafka):
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id="p")
+    producer.init_transactions()
+    for end in (producer.abort_transaction, producer.commit_transaction):
+        producer.begin_transaction()
+        producer.send("t", end.__name__.encode())
+        producer.flush()
+        end()
+    producer.close()
+    reader = KafkaConsumer(
+        "t", bootstrap_servers=kafka.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest",
+        consumer_timeout_ms=20_000,
+    )
+    assert next(reader).value == b"commit_transaction"
+    reader.close()
+"""
+
+
+def test_other_clients_and_tests_of_asyncio(tmp_path: Path) -> None:
+    """The fixture serves any client: here both pure Python ones, with transactions, a fault, and the clock."""
+    shown = run(tmp_path, OTHER_CLIENTS, "-W", "ignore")
+    assert "3 passed" in shown, shown
