@@ -170,7 +170,10 @@ def test_mistake_10_an_old_generation_is_no_reason_to_crash(
 def test_mistake_11_a_handler_may_take_longer_than_any_timeout(
     broker: Broker, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seven seconds for one record, with a session timeout and a poll interval of six and a transaction timeout of one."""
+    """Fourteen seconds for one record, with a session timeout and a poll interval of six and a transaction timeout of one.
+
+    A member that does not poll is silent from the sixth second on, and given up in the twelfth.
+    """
     name, source, target = make(broker.bootstrap, unique, 1)
     for_consumer = Cluster.for_consumer
 
@@ -185,7 +188,7 @@ def test_mistake_11_a_handler_may_take_longer_than_any_timeout(
     def slow(record: Record[str, str]) -> Out:
         calls[record.value] += 1
         if record.value == "n1":
-            time.sleep(7)
+            time.sleep(14)
         return Out(key=record.key, value=record.value)
 
     feed(broker.bootstrap, source, numbers(4))
