@@ -21,7 +21,7 @@ from typing import Final
 from confluent_kafka import TopicPartition
 
 from oncelog.app.errors import Undone
-from oncelog.app.intake import NOTHING, GroupPositions, Intake, Place, offsets_after
+from oncelog.app.intake import NOTHING, GroupPositions, Intake, Place, Positions, offsets_after
 from oncelog.app.meters import Meters
 from oncelog.app.peers import fenced_by
 from oncelog.app.records import Raw
@@ -58,6 +58,16 @@ class Name:
         return f"{self.app}.{self.instance}.{self.worker}"
 
 
+def member_of(
+    name: Name, cluster: Cluster, topics: Sequence[str], limits: Limits, positions: Positions, halt: threading.Event
+) -> Intake:
+    """The member of this name, which joins its group."""
+    settings = cluster.for_consumer(client_id=client_id_of(str(name)), group=name.app, instance=str(name))
+    intake = Intake(settings, topics, limits, positions, halt)
+    intake.open()
+    return intake
+
+
 class Fences:
     """Counts how often this worker's name was taken; twice within a minute is a peer that does not give way (mistake 3)."""
 
@@ -68,6 +78,11 @@ class Fences:
         """Whether this one is the second within a minute."""
         self._times.append(now)
         return len(self._times) == 2 and now - self._times[0] < FENCES_SECONDS
+
+    def check(self, cluster: Cluster, name: Name, undone: Undone) -> None:
+        """One more: FencedByPeer, with the other's name, if it is one too many."""
+        if self.count(time.monotonic()):
+            raise fenced_by(cluster, name.app, str(name)) from undone
 
 
 class Exchange:
@@ -140,11 +155,7 @@ class Exchange:
 
     def _ready_intake(self) -> Intake:
         if self._intake is None:
-            settings = self._cluster.for_consumer(
-                client_id=client_id_of(str(self.name)), group=self.name.app, instance=str(self.name)
-            )
-            self._intake = Intake(settings, self._topics, self._limits, GroupPositions(), self._halt)
-            self._intake.open()
+            self._intake = member_of(self.name, self._cluster, self._topics, self._limits, GroupPositions(), self._halt)
         return self._intake
 
     def _drop_producer(self) -> None:
@@ -311,8 +322,7 @@ class Exchange:
         log.debug("undone: %s", undone)
         if undone.fenced:
             self._meters.fenced()
-            if self._fences.count(time.monotonic()):
-                raise fenced_by(self._cluster, self.name.app, str(self.name)) from undone
+            self._fences.check(self._cluster, self.name, undone)
             log.warning("fenced worker=%s: %s", self.name, undone)
             undone.rejoin = True  # a peer takes both places, in the group and as producer: that is one fence
             self._halt.wait(FENCED_SECONDS)

@@ -28,10 +28,9 @@ from sqlalchemy.engine import Connection
 
 from oncelog.app import schema
 from oncelog.app.errors import ConfigurationError, Undone
-from oncelog.app.exchange import Fences, Name
+from oncelog.app.exchange import Fences, Name, member_of
 from oncelog.app.intake import Intake, Place
 from oncelog.app.meters import Meters
-from oncelog.app.peers import fenced_by
 from oncelog.app.settings import Cluster, Limits, client_id_of
 from oncelog.app.sinks import patiently
 from oncelog.app.state import Changelog, MemoryTable
@@ -139,11 +138,7 @@ class OutboxJob:
     def _is_our_turn(self) -> bool:
         """Whether the group has given us the partition; a new assignment means that another may have had it."""
         if self._intake is None:
-            settings = self._cluster.for_consumer(
-                client_id=client_id_of(str(self._name)), group=self._name.app, instance=str(self._name)
-            )
-            self._intake = Intake(settings, [self._topic], self._limits, _Nothing(), self._halt)
-            self._intake.open()
+            self._intake = member_of(self._name, self._cluster, [self._topic], self._limits, _Nothing(), self._halt)
         self._intake.drain()
         number = self._intake.owned().get((self._topic, 0))
         if number is not None and number != self._assignment:
@@ -240,8 +235,8 @@ class OutboxJob:
             self._intake = None
         if undone.fenced:
             self._meters.fenced()
-            if undone.rejoin and self._fences.count(time.monotonic()):
-                raise fenced_by(self._cluster, self._name.app, str(self._name)) from undone
+            if undone.rejoin:
+                self._fences.check(self._cluster, self._name, undone)
         self._stop.wait(_LOOK_SECONDS)
 
     def _drop_producer(self) -> None:

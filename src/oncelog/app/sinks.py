@@ -25,14 +25,13 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from oncelog.app import schema
 from oncelog.app.errors import ConfigurationError, Halted, PoisonRecord, Undone
-from oncelog.app.exchange import FENCED_SECONDS, Fences, Name
+from oncelog.app.exchange import FENCED_SECONDS, Fences, Name, member_of
 from oncelog.app.handlers import Trial
 from oncelog.app.intake import Intake, Place, oldest, place_of
 from oncelog.app.meters import Meters
-from oncelog.app.peers import fenced_by
 from oncelog.app.records import Raw
 from oncelog.app.serializing import DecodeError
-from oncelog.app.settings import Cluster, Limits, client_id_of
+from oncelog.app.settings import Cluster, Limits
 from oncelog.app.topology import Sink
 
 log = logging.getLogger("oncelog.app")
@@ -236,11 +235,9 @@ class SinkJob:
 
     def _ready_intake(self) -> Intake:
         if self._intake is None:
-            settings = self._cluster.for_consumer(
-                client_id=client_id_of(str(self._name)), group=self._name.app, instance=str(self._name)
+            self._intake = member_of(
+                self._name, self._cluster, self._sink.topics, self._limits, self._positions, self._halt
             )
-            self._intake = Intake(settings, self._sink.topics, self._limits, self._positions, self._halt)
-            self._intake.open()
         return self._intake
 
     def _round(self) -> None:
@@ -344,8 +341,7 @@ class SinkJob:
         log.info("undone sink=%s: %s", self._sink.name, undone)
         if undone.fenced:
             self._meters.fenced()
-            if self._fences.count(time.monotonic()):
-                raise fenced_by(self._cluster, self._name.app, str(self._name)) from undone
+            self._fences.check(self._cluster, self._name, undone)
             self._halt.wait(FENCED_SECONDS)
         if self._intake is None:
             return
