@@ -1,4 +1,4 @@
-"""The engine against a naive model: what readers see, and the two laws (rules D1, P1, P3, R1, R2, T5-T8, O1).
+"""The engine against a naive model: what readers see, and the two laws (rules D1, P1-P3, R1, R2, T2, T5-T8, O1).
 
 The model knows nothing of markers, epochs in logs or stable offsets: it keeps a list of records for each partition, each
 with the transaction that wrote it, and what became of that transaction.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.unit.engine.world import TV1, TV2, World, everything
+from tests.unit.engine.world import TV1, TV2, World, everything, refusal
 
 from oncelog.engine import transactions
 from oncelog.engine.catalog import DeleteUpTo, decide_delete_records
@@ -21,11 +21,12 @@ from oncelog.engine.reading import aborted_between, offset_end
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import control_outcome
 from oncelog.model.errors import ErrorCode, Refusal
-from oncelog.model.ids import Epoch
-from oncelog.model.rows import GroupOffset, PendingOffset
+from oncelog.model.ids import EPOCH_MAX, Epoch, ProducerId
+from oncelog.model.rows import GroupOffset, PendingOffset, Producer, Transaction, TransactionState, WrittenBatch
 
 PARTITIONS = 3
 IDS = ("a", "b")
+SEQUENCES = 2**31
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Outcome:
 
     fate: str = "open"
     offset: int | None = None
+    #: The partitions that it has written to.
+    indexes: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -51,19 +54,33 @@ class Writer:
 class EngineAgainstModel(RuleBasedStateMachine):
     """Random producers; after each step readers of both isolations are compared with the model."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(left=st.sampled_from((None, 0, 4)))
+    def begin(self, left: int | None) -> None:
+        """``left``: how many sequences the idempotent producer has before they begin again at 0; None: it is new."""
         self.world = World()
         self.world.topic("t", PARTITIONS)
         self.writers: dict[str, Writer] = {}
         self.records: list[list[tuple[int, Outcome | None]]] = [[] for _ in range(PARTITIONS)]
         self.starts = [0] * PARTITIONS
+        #: By partition: below which epoch of each producer id nothing may be written any more (T8).
+        self.fences: list[dict[ProducerId, int]] = [{} for _ in range(PARTITIONS)]
         self.committed: int | None = None
-        self.count = 0
+        self.idempotent = self.world.init(None)
+        #: By partition: the idempotent producer's batches as (sequence, count, offset), and its next sequence.
+        self.sent: list[list[tuple[int, int, int]]] = [[] for _ in range(PARTITIONS)]
+        self.nexts = [0 if left is None else (SEQUENCES - left) % SEQUENCES] * PARTITIONS
+        for index in range(PARTITIONS if left is not None else 0):
+            last = SEQUENCES - left - 1
+            window = (WrittenBatch(last, last, -1, -1),)
+            row = Producer(self.world.log("t", index).id, *self.idempotent, window, -1, self.world.now_ms)
+            self.world.apply(Decision((row,)))
 
-    def other_than_open(self, writer: Writer, fate: str) -> None:
+    def other_than_open(self, writer: Writer, fate: str, *, is_bumped: bool = True) -> None:
+        """What is open is over, with the epoch that it had or with the next one."""
         if writer.outcome is not None:
             writer.outcome.fate = fate
+            for index in writer.outcome.indexes:
+                self.fences[index][writer.session.producer_id] = writer.session.epoch + is_bumped
             if fate == "committed" and writer.outcome.offset is not None:
                 self.committed = writer.outcome.offset
             writer.outcome = None
@@ -91,6 +108,8 @@ class EngineAgainstModel(RuleBasedStateMachine):
         )
         writer.sequences[index] = sequence + count
         writer.last = (index, sequence, count)
+        writer.outcome.indexes.add(index)
+        self.fences[index][writer.session.producer_id] = writer.session.epoch
         self.records[index] += [(written.offset_base + delta, writer.outcome) for delta in range(count)]
 
     @rule(name=st.sampled_from(IDS))
@@ -111,6 +130,56 @@ class EngineAgainstModel(RuleBasedStateMachine):
     def write_plainly(self, index: int, count: int) -> None:
         written = self.world.produce(count=count, log=self.world.log("t", index))
         self.records[index] += [(written.offset_base + delta, None) for delta in range(count)]
+
+    @rule(index=st.integers(0, PARTITIONS - 1), counts=st.lists(st.integers(1, 3), min_size=1, max_size=5))
+    def pipeline(self, index: int, counts: list[int]) -> None:
+        """Some requests are under way at once, and all their answers are lost; the producer repeats them (P1, P3)."""
+        log = self.world.log("t", index)
+        for count in counts:
+            sequence = self.nexts[index]
+            offset = self.world.produce(self.idempotent, sequence, count, log=log).offset_base
+            self.nexts[index] = (sequence + count) % SEQUENCES
+            self.sent[index].append((sequence, count, offset))
+            self.records[index] += [(offset + delta, None) for delta in range(count)]
+        for back in range(len(counts), 0, -1):
+            self.repeat(index, back)
+
+    @rule(index=st.integers(0, PARTITIONS - 1), back=st.integers(1, 8))
+    def repeat(self, index: int, back: int) -> None:
+        """One of the newest five is answered with its offset, an older one is refused, and nothing is written (P1)."""
+        if back > len(self.sent[index]):
+            return
+        sequence, count, offset = self.sent[index][-back]
+        log, before = self.world.log("t", index), everything(self.world.state)
+        if back <= 5:
+            assert self.world.produce(self.idempotent, sequence, count, log=log).offset_base == offset
+        else:
+            code = refusal(self.world.produce, self.idempotent, sequence, count, log=log)
+            assert code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+        assert everything(self.world.state) == before
+
+    @rule(index=st.integers(0, PARTITIONS - 1), count=st.integers(1, 3), off=st.sampled_from((-1, 1)))
+    def write_out_of_order(self, index: int, count: int, off: int) -> None:
+        """A batch that overlaps the one before, or leaves a gap (P1, P3)."""
+        sequence = self.nexts[index] + off
+        if not self.sent[index] or not 0 <= sequence < SEQUENCES or (sequence, count) == self.sent[index][-1][:2]:
+            return
+        log = self.world.log("t", index)
+        code = refusal(self.world.produce, self.idempotent, sequence, count, log=log)
+        assert code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+
+    @rule(name=st.sampled_from(IDS), left=st.integers(0, 3))
+    def grow_old(self, name: str, left: int) -> None:
+        """Between two transactions: the producer has few epochs left (T2, T6)."""
+        writer = self.writers.get(name)
+        if writer is None or writer.outcome is not None or writer.session.epoch >= EPOCH_MAX - left:
+            return
+        row = self.world.state.transactions[name]
+        epoch = Epoch(EPOCH_MAX - left)
+        self.world.apply(
+            Decision((Transaction(name, row.producer_id, epoch, row.timeout_ms, TransactionState.EMPTY, updated_ms=1),))
+        )
+        self.writers[name] = Writer(name, Session(row.producer_id, epoch), writer.is_tv2)
 
     @rule(name=st.sampled_from(IDS), offset=st.integers(0, 99))
     def move_offset(self, name: str, offset: int) -> None:
@@ -137,8 +206,8 @@ class EngineAgainstModel(RuleBasedStateMachine):
         if writer.is_tv2:
             writer.sequences = {}
             writer.last = None
+        self.other_than_open(writer, "committed" if commit else "aborted", is_bumped=writer.is_tv2)
         writer.session = after
-        self.other_than_open(writer, "committed" if commit else "aborted")
 
     @rule(name=st.sampled_from(IDS))
     def time_out(self, name: str) -> None:
@@ -196,7 +265,8 @@ class EngineAgainstModel(RuleBasedStateMachine):
     def zombie_writes(self, name: str, index: int, back: int) -> None:
         """An older epoch never gets anything written, added or ended (T7, T8).
 
-        Its batch is the one whose sequence would come next: an exact repetition of what is there is answered, and writes
+        What is not transactional is refused by the partition alone: where it has seen a newer epoch, if only a marker's. The
+        zombie's batch is the one whose sequence would come next: an exact repetition of what is there is answered, and writes
         nothing (P1).
         """
         writer = self.writers.get(name)
@@ -208,17 +278,29 @@ class EngineAgainstModel(RuleBasedStateMachine):
         known = log.producers.get(zombie.producer_id)
         is_known = known is not None and known.epoch == zombie.epoch and known.window
         sequence = known.window[-1].sequence_last + 1 if known is not None and is_known else 0
-        for act in (
+        acts = [
             lambda: self.world.produce(zombie, sequence, transactional_id=name, version=TV2, log=log),
             lambda: self.world.add(zombie, log, transactional_id=name),
             lambda: self.world.end(zombie, commit=True, transactional_id=name, version=3),
-        ):
+        ]
+        if zombie.epoch < self.fences[index].get(zombie.producer_id, -1):
+            acts.append(lambda: self.world.produce(zombie, sequence, log=log))
+        for act in acts:
             try:
                 act()
             except Refusal:
                 continue
             raise AssertionError("a zombie was let in")
         assert everything(self.world.state) == before
+
+    @precondition(lambda self: self.writers)
+    @rule(name=st.sampled_from(IDS), index=st.integers(0, PARTITIONS - 1), commit=st.booleans())
+    def come_late(self, name: str, index: int, commit: bool) -> None:
+        """A transaction ends, then comes a batch that was under way all the time."""
+        self.write(name, index, 1)
+        self.end(name, commit, 1)
+        if name in self.writers:
+            self.zombie_writes(name, index, 1)
 
     @invariant()
     def readers_see_what_the_model_says(self) -> None:

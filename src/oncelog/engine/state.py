@@ -348,7 +348,10 @@ class State:
 
     def _put_transaction(self, row: Transaction) -> None:
         before = self.transactions.get(row.id)
-        if before is not None and before.producer_id != row.producer_id:
+        if before is not None and (before.producer_id, before.previous_producer_id) != (
+            row.producer_id,
+            row.previous_producer_id,
+        ):
             self._forget_producer_ids(before)
         self.transactions[row.id] = row
         self.transaction_of[row.producer_id] = row.id
