@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contracts.world import Told, batch, joined, opened
+from tests.contracts.world import Told, batch, joined, opened, settle
 
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId
-from oncelog.storage import FileStorage
+from oncelog.storage import FileStorage, settling
 from oncelog.storage.contract import Entry
 
 SIZES: dict[str, Any] = {"journal_file_bytes": 8192, "tail_bytes": 4096, "settle_bytes": 16_384}
@@ -151,6 +151,32 @@ def test_reading_fails_for_good_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         patch.setattr(os, "pread", failing(os.pread, after=0, number=errno.EMFILE, where=".segment"))
         with pytest.raises(StorageError, match=r"Reading .*segments failed"):
             writer.storage.read(LogId(1), 0, offset_end=10, bytes_max=1)
+        with pytest.raises(StorageError):
+            writer.storage.append(Entry(b"", []))
+        writer.storage.close()
+    found(tmp_path / "d", writer.acknowledged, writer.count)
+
+
+def test_a_round_that_can_not_be_installed_is_final_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are deleted while a round moves them: where the log begins is read from the new file, on the owner's thread.
+
+    What the disk does not give is damage of that log; what the machine lacks is not.
+    """
+    writer = Writer(tmp_path / "d")
+    writer.storage._settle_bytes = 2**60  # the round begins when it is asked for
+    assert writer.run(200) is None
+    moving = settling.move
+
+    def trimmed(*arguments: Any) -> Any:
+        moved = moving(*arguments)
+        writer.storage.trim(LogId(1), 5)
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(settling, "move", trimmed)
+        patch.setattr(os, "pread", failing(os.pread, after=0, number=errno.ENOMEM, where=".segment"))
+        settle(writer.storage, writer.told)
+        assert [str(failure)[:8] for failure in writer.told.failures] == ["Settling"]
         with pytest.raises(StorageError):
             writer.storage.append(Entry(b"", []))
         writer.storage.close()

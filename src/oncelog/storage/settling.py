@@ -31,7 +31,7 @@ from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId, Position
 from oncelog.storage.checkpoint import Place, Plan, write_checkpoint
 from oncelog.storage.contract import Rolling, Snapshot
-from oncelog.storage.folder import Folder, sync_file, sync_folder
+from oncelog.storage.folder import Folder, sync_file, sync_folder, why
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, Journal
 from oncelog.storage.mapped import MappedFiles
@@ -343,9 +343,15 @@ class Settler:
         """One step, then the owner has its turn."""
         if self._is_closing:
             return
-        for _ in self._steps:
-            self._tell(self._step)
-            return
+        try:
+            for _ in self._steps:
+                self._tell(self._step)
+                return
+        except OSError as error:
+            # To install a log whose records were deleted meanwhile, an index is read; nobody else would say it (law 7).
+            failure = StorageError(f"Settling in {self._folder.path} failed: {why(error)}.")
+            failure.__cause__ = error
+            self._on_failed(failure)
 
     def _plan(self, round_: Round) -> Iterator[None]:
         yield from self._plan_logs(round_)
