@@ -196,6 +196,7 @@ def lost_writes(view: View) -> Iterator[Violation]:
             sentence=f"{len(lost)} acknowledged records are gone: {_values(lost)}",
         )
     yield from _vanished(view)
+    yield from _sources_gone(view)
 
 
 def _parts(view: View, transaction: Transaction) -> tuple[list[Sent], list[Place]]:
@@ -233,6 +234,24 @@ def _vanished(view: View) -> Iterator[Violation]:
                 sentence=f"{len(gone)} records that were read ({isolation}) are gone at the end: {', '.join(list(gone)[:5])}",
                 places=sorted(gone.values()),
             )
+
+
+def _sources_gone(view: View) -> Iterator[Violation]:
+    """The same of what a copier has had: it reads committed records only."""
+    there = {place for places in view.places(COMMITTED).values() for place in places}
+    values = {place: value for value, places in view.places(UNCOMMITTED).items() for place in places}
+    gone: list[Place] = []
+    for source in sorted({sent.source for sent in view.sent.values() if sent.source is not None} - there):
+        transaction = view.transaction_of(values.get(source, ""))
+        is_told = transaction is not None and transaction.outcome is not Outcome.UNKNOWN
+        if source[:2] in view.complete[COMMITTED] and not is_told:
+            gone.append(source)
+    if gone:
+        yield Violation(
+            kind=Kind.LOST_WRITE,
+            sentence=f"{len(gone)} records that were copied are gone at the end: {_shown(gone[:5])}",
+            places=gone[:100],
+        )
 
 
 def torn_transactions(view: View) -> Iterator[Violation]:
@@ -524,13 +543,13 @@ def offsets_apart(view: View) -> Iterator[Violation]:
 
 
 def _copies_apart(view: View, seen: OffsetsSeen) -> Iterator[Violation]:
-    copied: set[Place] = set()
-    for value in view.places(COMMITTED):
-        sent = view.sent.get(value)
-        if sent is not None and sent.source is not None:
-            copied.add(sent.source)
-    if not any(sent.source is not None and sent.source[0] == seen.topic for sent in view.sent.values()):
+    """A copy is missing only where all that there could be copies in was read whole."""
+    copies = [sent for sent in view.sent.values() if sent.source is not None and sent.source[0] == seen.topic]
+    if not copies:
         return
+    places = view.places(COMMITTED)
+    copied = {sent.source for sent in copies if sent.source is not None and sent.value in places}
+    is_target_whole = all(_is_whole(view, sent) for sent in copies)
     for partition, committed in seen.offsets.items():
         where = (seen.topic, partition)
         if where not in view.complete[COMMITTED]:
@@ -538,7 +557,7 @@ def _copies_apart(view: View, seen: OffsetsSeen) -> Iterator[Violation]:
         offsets = {offset for offset, _ in view.logs[COMMITTED][where]}
         missing = sorted(offset for offset in offsets if offset < committed and (*where, offset) not in copied)
         early = sorted(place[2] for place in copied if place[:2] == where and place[2] >= committed)
-        if missing:
+        if missing and is_target_whole:
             yield Violation(
                 kind=Kind.OFFSET_APART,
                 sentence=f"group {seen.group} has committed offset {committed} of {seen.topic}/{partition}, but "
