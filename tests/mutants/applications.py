@@ -37,6 +37,13 @@ MISTAKES = [
         _UNIT + "two_fences_within_a_minute_are_too_many",
     ),
     Breakage(
+        "mistake 4: auto-commit is on",
+        "app/settings.py",
+        '            "enable.auto.commit": False,\n            "enable.auto.offset.store": False,\n',
+        '            "enable.auto.commit": True,\n            "enable.auto.offset.store": True,\n',
+        _OFFSETS + "04_nothing_commits_offsets_outside_the_transaction",
+    ),
+    Breakage(
         "mistake 5: the offset of the record, not of the next",
         "app/intake.py",
         "return {place: offset + 1 for place, offset in lasts.items()}",
@@ -58,6 +65,15 @@ MISTAKES = [
         _SEQUENCES + "state_of_a_batch_that_is_repeated_one_by_one_is_not_kept",
     ),
     Breakage(
+        "mistake 7: the whole batch is put aside",
+        "app/worker.py",
+        "            if trial.error is not None:\n                log.info(",
+        "            if trial.error is not None and processor.dead_letter is not None:\n"
+        "                outputs += [dead_letter(processor.dead_letter, '', raw, 1, trial.error) for raw in wanted]\n"
+        "            elif trial.error is not None:\n                log.info(",
+        _OFFSETS + "07_only_the_poison_record_is_put_aside[True]",
+    ),
+    Breakage(
         "mistake 8: a revoked partition does not wait for its batch",
         "app/intake.py",
         "while self._busy & places and",
@@ -72,11 +88,32 @@ MISTAKES = [
         _REBALANCES + "09_no_generation_no_commit",
     ),
     Breakage(
+        "mistake 10: an old generation ends the application",
+        "app/errors.py",
+        "        KafkaError.INVALID_GROUP_ID,\n",
+        "        KafkaError.INVALID_GROUP_ID,\n        KafkaError.ILLEGAL_GENERATION,\n",
+        _REBALANCES + "10_an_old_generation_is_no_reason_to_crash",
+    ),
+    Breakage(
         "mistake 11: a worker is left alone for as long as it takes",
         "app/intake.py",
         "time.monotonic() >= self._alone_until)",
         "not self._alone_until)",
         _REBALANCES + "11_a_handler_may_take_longer_than_any_timeout",
+    ),
+    Breakage(
+        "mistake 12: what looks fatal is taken for the end",
+        "app/errors.py",
+        "        KafkaError.INVALID_GROUP_ID,\n",
+        "        KafkaError.INVALID_GROUP_ID,\n        *_FENCED_CODES,\n",
+        _OUTCOMES + "12_what_looks_fatal_is_recovered",
+    ),
+    Breakage(
+        "mistake 13: a commit without an answer was none",
+        "app/exchange.py",
+        "            if self._is_committed(offsets, self._recover(undone)):\n",
+        "            self._recover(undone)\n            self.put_back(processed)\n            if False:\n",
+        _OUTCOMES + "13_the_committed_offsets_decide[True]",
     ),
     Breakage(
         "mistake 14: a commit has a second, then it has failed",
@@ -105,6 +142,26 @@ MISTAKES = [
         "            self._write(db, raws)\n            self._positions.advance(",
         "            self._write(db, raws)\n        with self._engine.begin() as db:\n            self._positions.advance(",
         "tests/app/test_sql.py::test_a_sink_killed_at_every_step_stores_once",
+    ),
+    Breakage(
+        "mistake 17: dead letters go out by themselves",
+        "app/worker.py",
+        "        self._states.before_commit()\n",
+        "        from confluent_kafka import Producer\n\n"
+        "        alone = Producer({'bootstrap.servers': self._exchange._cluster.bootstrap})\n"
+        "        for letter in [sent for sent in outputs if sent.headers]:\n"
+        "            alone.produce(letter.topic, letter.value, letter.key)\n"
+        "        alone.flush(30)\n"
+        "        outputs = [sent for sent in outputs if not sent.headers]\n"
+        "        self._states.before_commit()\n",
+        _OFFSETS + "17_dead_letters_are_part_of_the_transaction",
+    ),
+    Breakage(
+        "mistake 18: an id that the broker has forgotten ends the application",
+        "app/errors.py",
+        "        KafkaError.INVALID_GROUP_ID,\n",
+        "        KafkaError.INVALID_GROUP_ID,\n        KafkaError.INVALID_PRODUCER_ID_MAPPING,\n",
+        _IDS + "18_an_expired_id_is_made_again",
     ),
     Breakage(
         "mistake 19: the same producer after a disturbance",

@@ -130,6 +130,9 @@ def copying(session: Session, target: str, on_batch: Callable[[int], None] = lam
     running = Threaded(run)
     try:
         yield running
+    except BaseException:
+        session._halt.set()  # the test has failed: nobody waits for a broker, or for a transaction, any more
+        raise
     finally:
         session.stop()
     running.result()
