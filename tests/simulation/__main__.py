@@ -1,11 +1,13 @@
 """Run simulated worlds for a while: ``python -m tests.simulation --minutes 60 --seed 1 --jobs 2``.
 
-A seed that fails is shown with the end of its trace and kept in tests/simulation/seeds.txt, which ``make test`` replays.
+Every minute a line says how far it is. A seed that fails is shown with the end of its trace and how to play it again, and is
+kept in tests/simulation/seeds.txt, which ``make test`` replays.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 import traceback
@@ -17,14 +19,16 @@ from typing import NamedTuple
 from tests.simulation.world import STEPS, World
 
 SEEDS = Path(__file__).with_name("seeds.txt")
+_SAY_SECONDS = 60
 
 
 class Outcome(NamedTuple):
-    """What became of one seed; ``failure`` is empty if all held."""
+    """What became of one seed; ``failure`` is empty if all held. The same seed has the same ``digest`` everywhere."""
 
     seed: int
     steps: int
     counts: dict[str, int]
+    digest: str
     failure: str = ""
     trace: str = ""
 
@@ -32,29 +36,34 @@ class Outcome(NamedTuple):
 def run_seed(seed: int, steps: int = STEPS) -> Outcome:
     """One world."""
     world = World(seed, steps=steps)
+    what = trace = ""
     try:
         world.run()
     except Exception as error:  # noqa: BLE001
         # Whatever it is, it belongs to this seed: it is shown with its trace.
-        where = traceback.format_exception(error)
         what = f"{type(error).__name__}: {error}"
-        return Outcome(
-            seed, world.events.steps, world.counts(), what, world.events.trace() + "\n" + "".join(where[-8:])
-        )
-    return Outcome(seed, world.events.steps, world.counts())
+        trace = world.events.trace() + "\n" + "".join(traceback.format_exception(error)[-8:])
+    digest = hashlib.sha256(world.events.trace().encode()).hexdigest()
+    return Outcome(seed, world.events.steps, world.counts(), digest, what, trace)
 
 
-def kept_seeds() -> list[int]:
-    """Seeds that failed once."""
+def kept_seeds() -> list[tuple[int, int]]:
+    """Seeds that failed once, with the steps that they failed with."""
     lines = SEEDS.read_text(encoding="utf-8").splitlines()
-    return [int(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+    kept = [line.partition("#")[0].split() for line in lines]
+    return [(int(words[0]), int(words[1])) for words in kept if words]
 
 
-def keep(outcome: Outcome) -> None:
+def keep(outcome: Outcome, steps: int) -> None:
     """Remember a failing seed."""
-    if outcome.seed not in kept_seeds():
+    if (outcome.seed, steps) not in kept_seeds():
         with SEEDS.open("a", encoding="utf-8") as file:
-            file.write(f"{outcome.seed}  # {outcome.failure.splitlines()[0][:100]}\n")
+            file.write(f"{outcome.seed} {steps}  # {outcome.failure.splitlines()[0][:100]}\n")
+
+
+def how_to_replay(outcome: Outcome, steps: int) -> str:
+    """The command."""
+    return f"python -m tests.simulation --seed {outcome.seed} --seeds 1 --steps {steps}"
 
 
 def main() -> int:
@@ -72,15 +81,20 @@ def main() -> int:
     )
     chosen = parser.parse_args()
     started, total = time.monotonic(), Totals()
+    say_at = started + _SAY_SECONDS
     for outcome in _run_all(chosen, float("inf") if chosen.examine else started + chosen.minutes * 60):
         total.add(outcome)
         if outcome.failure:
             if chosen.examine:
                 _say(f"seed {outcome.seed}: {outcome.failure}")
                 return 1
-            keep(outcome)
+            keep(outcome, chosen.steps)
             _say(outcome.trace if total.failed == 1 else "")
             _say(f"seed {outcome.seed} failed after {outcome.steps} steps: {outcome.failure.splitlines()[0]}")
+            _say(f"to play it again: {how_to_replay(outcome, chosen.steps)}")
+        if time.monotonic() >= say_at:
+            say_at += _SAY_SECONDS
+            _say(total.progress(time.monotonic() - started, outcome.seed))
     _say(total.line(time.monotonic() - started))
     return 1 if total.failed else 0
 
@@ -124,6 +138,10 @@ class Totals:
         self.failed += outcome.failure != ""
         for name, count in outcome.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
+
+    def progress(self, seconds: float, seed: int) -> str:
+        """In one short line."""
+        return f"{seconds / 60:.0f} min: {self.seeds:,} seeds up to {seed}, {self.steps:,} steps, {self.failed} failed"
 
     def line(self, seconds: float) -> str:
         """For people."""

@@ -37,7 +37,9 @@ class Admin(Actor):
             yield from self.rest(20 * MS_US)
 
     def _configs(self, topic: str) -> list[dict[str, str]]:
-        """Some worlds keep what nobody copies for a short time only."""
+        """Some worlds keep what nobody copies for a short time only, some have a topic that is compacted."""
+        if topic in self.world.history.compacted:
+            return [{"name": name, "value": value} for name, value in self.world.compaction.items()]
         if topic.startswith("plain") and self.world.retention_ms >= 0:
             return [{"name": "retention.ms", "value": str(self.world.retention_ms)}]
         return []

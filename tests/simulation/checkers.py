@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,11 +46,34 @@ class Written(NamedTuple):
 
 @dataclass(slots=True)
 class FinalLog:
-    """One partition at the end: from ``start`` (what is before it was deleted) to ``end``."""
+    """One partition at the end: from ``start`` (what is before it was deleted) to ``end``.
+
+    ``newest``: of a compacted log, each key's newest offset that counts; None if the log is not compacted.
+    """
 
     start: int
     end: int
     records: list[Written] = field(default_factory=list)
+    newest: dict[bytes, int] | None = None
+
+    def is_superseded(self, value: Value) -> bool:
+        """Whether compaction may have taken a value: its key has a newer one that counts."""
+        return self.newest is not None and value.key is not None and self.newest.get(value.key, -1) > value.offset
+
+
+def compacted_log(start: int, end: int, batches: Sequence[Batch], visible: Set[int]) -> FinalLog:
+    """As ``final_log``, of a compacted one, whose commit markers are gone: ``visible`` are the offsets that count."""
+    log = FinalLog(start, end, newest={})
+    for batch in batches:
+        if batch.is_control:
+            continue
+        for record in batch.records:
+            fate = Fate.COMMITTED if record.offset in visible else Fate.ABORTED
+            name = record.value or b""
+            log.records.append(Written(record.offset, name, fate if batch.is_transactional else None))
+            if log.records[-1].counts:
+                log.newest[record.key or b""] = record.offset
+    return log
 
 
 def final_log(start: int, end: int, batches: Sequence[Batch]) -> FinalLog:
@@ -84,10 +107,13 @@ class Bounds(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What was known of a partition when something was asked: what was shown, and how many of its commits."""
+    """What was known of a partition when something was asked: what was shown, how many of its commits, and of each
+    key (of a compacted topic) the newest value that counts.
+    """
 
     shown: Bounds
     commits: int
+    newest: Mapping[bytes, Value]
 
 
 _NOTHING = Bounds(-1, -1, -1)
@@ -106,17 +132,25 @@ class Floors:
         #: Where partitions have begun: a transaction whose records were deleted in part keeps readers there.
         self._starts: dict[Place, set[int]] = {}
         self._commits: dict[Place, list[tuple[int, Transaction]]] = {}
+        self._newest: dict[Place, dict[bytes, Value]] = {}
         self._committed: set[Transaction] = set()
         #: (partition, stable offset shown, transaction that is behind it).
         self.claims: set[tuple[Place, int, Transaction]] = set()
 
     def now(self, places: Iterable[Place]) -> dict[Place, Known]:
         """What is known to be visible."""
-        return {place: Known(self._floors.get(place, _NOTHING), len(self._commits.get(place, ()))) for place in places}
+        return {
+            place: Known(
+                self._floors.get(place, _NOTHING),
+                len(self._commits.get(place, ())),
+                dict(self._newest.get(place, ())),
+            )
+            for place in places
+        }
 
     def check(self, before: Mapping[Place, Known], place: Place, shown: Bounds) -> None:
         """Raises Violation if the reply shows less than was known when it was asked for; else it is known now."""
-        floors, commits = before[place]
+        floors, commits, _ = before[place]
         for name, floor, now in zip(Bounds._fields, floors, shown, strict=True):
             if 0 <= now < floor:
                 raise Violation(
@@ -146,6 +180,27 @@ class Floors:
             if value.offset >= 0:
                 self.raise_to(value.place, Bounds(value.offset + 1, -1, -1))
                 self._commits.setdefault(value.place, []).append((value.offset, transaction))
+                self.counts(value)
+
+    def counts(self, value: Value) -> None:
+        """A value is known to count: if its topic is compacted its key has this one, or a newer one, from now on."""
+        if value.key is None:
+            return
+        newest = self._newest.setdefault(value.place, {})
+        if value.key not in newest or newest[value.key].offset < value.offset:
+            newest[value.key] = value
+
+    @staticmethod
+    def check_newest(known: Known, history: History, seen: Iterable[tuple[int, bytes]], start: int, end: int) -> None:
+        """Who reads a compacted partition from ``start`` to ``end`` meets of each key the newest value, or a newer one.
+
+        ``known`` when it was asked for. Raises Violation.
+        """
+        met = set(seen)
+        for key, value in known.newest.items():
+            is_there = not start <= value.offset < end or (value.offset, value.name) in met
+            if not is_there and not history.may_be_superseded(value):
+                raise Violation("lost", f"{value.name!r}, the newest of key {key!r}, is not at {value.offset} any more")
 
     def look_together(self, stable: Mapping[Place, int], seen: Iterable[bytes], history: History) -> None:
         """One reply of several partitions shows all of a transaction or nothing (rule D1).
@@ -202,6 +257,8 @@ def check_nothing_twice(history: History, logs: Mapping[Place, FinalLog]) -> Ite
             value = history.values.get(name)
             if value is None or value.place != place:
                 yield Violation("invented", f"{name!r} at {(place, offset)} was never sent there")
+            elif 0 <= value.offset != offset and place[0] not in history.mortal:
+                yield Violation("moved", f"{name!r} was acknowledged at {value.offset} of {place}, and is at {offset}")
             elif value.is_zombie:
                 yield Violation("zombie write", f"{name!r} at {(place, offset)}: its producer was fenced before")
 
@@ -216,6 +273,8 @@ def check_nothing_lost(history: History, logs: Mapping[Place, FinalLog]) -> Iter
         if value.transaction is not None and value.transaction.fate is not Fate.COMMITTED:
             continue
         found = at.get((value.place, value.offset))
+        if found is None and log.is_superseded(value):
+            continue
         if found != value.name:
             yield Violation(
                 "lost", f"{value.name!r} was acknowledged at {(value.place, value.offset)}, there is {found!r}"
@@ -226,7 +285,11 @@ def check_transactions(history: History, logs: Mapping[Place, FinalLog]) -> Iter
     """Committed: all values count. Aborted: none. Unknown: all or none (rules D1, T5, T6)."""
     fates = {record.name: record.fate for _, log in _immortal(history, logs) for record in log.records}
     for transaction in history.transactions:
-        values = [value for value in transaction.values if _is_known(history, value, logs)]
+        values = [
+            value
+            for value in transaction.values
+            if _is_known(history, value, logs) and (value.name in fates or not logs[value.place].is_superseded(value))
+        ]
         counted = [value for value in values if fates.get(value.name) is Fate.COMMITTED]
         missing = [value for value in values if fates.get(value.name) is not Fate.COMMITTED]
         name = f"transaction {transaction.number} of {transaction.transactional_id}"
@@ -283,6 +346,8 @@ def check_claims(history: History, floors: Floors, logs: Mapping[Place, FinalLog
         at = bisect_left(log.records, stable_offset, key=lambda record: record.offset)
         record = log.records[at] if at < len(log.records) else None
         value = history.values.get(record.name) if record is not None else None
+        if log.newest is not None and (record is None or record.offset != stable_offset):
+            continue  # compaction may have taken it
         if (
             record is None
             or record.offset != stable_offset
@@ -300,6 +365,9 @@ def check_stretch(history: History, stretch: Stretch, logs: Mapping[Place, Final
     """A reader saw exactly what counts, in order, without gaps (rules R1, R2, D2)."""
     log = logs.get(stretch.place)
     if log is None or stretch.place[0] in history.mortal:
+        return
+    if log.newest is not None:
+        yield from _check_compacted_stretch(history, stretch, log)
         return
     start = max(stretch.start, log.start)
     expected = [
@@ -321,6 +389,38 @@ def check_stretch(history: History, stretch: Stretch, logs: Mapping[Place, Final
         yield Violation("skipped", f"{what} and did not see {min(missing)}")
     else:
         yield Violation("out of order", f"{what} in another order than the log")
+
+
+def _check_compacted_stretch(history: History, stretch: Stretch, log: FinalLog) -> Iterator[Violation]:
+    """As ``check_stretch``: what is there at the end was always there; what is not is superseded (rules R1, R2)."""
+    left = {record.offset: record for record in log.records}
+    what = f"{stretch.reader} read {stretch.place} from {stretch.start} to {stretch.end}"
+    if [offset for offset, _ in stretch.seen] != sorted({offset for offset, _ in stretch.seen}):
+        yield Violation("out of order", f"{what} in another order than the log")
+    for offset, name in stretch.seen:
+        kind = _wrong_in_compacted(history.values.get(name), offset, left.get(offset), stretch, log)
+        if kind:
+            yield Violation(kind, f"{what} and saw {name!r} at {offset}")
+    seen = set(stretch.seen)
+    for record in log.records:
+        is_due = record.counts or not stretch.is_committed
+        if is_due and stretch.start <= record.offset < stretch.end and (record.offset, record.name) not in seen:
+            yield Violation("skipped", f"{what} and did not see {record}")
+
+
+def _wrong_in_compacted(value: Value | None, offset: int, left: Written | None, stretch: Stretch, log: FinalLog) -> str:
+    """What is wrong with a value that was read at an offset, where ``left`` is at the end."""
+    if value is None:
+        return "invented"
+    if 0 <= value.offset != offset or (left is not None and left.name != value.name):
+        return "moved"
+    fate = value.transaction.fate if value.transaction is not None else Fate.COMMITTED
+    if stretch.is_committed and (fate in (Fate.ABORTED, Fate.OPEN) or (left is not None and not left.counts)):
+        return "aborted read"
+    assert value.key is not None
+    assert log.newest is not None
+    is_gone = left is None and log.newest.get(value.key, -1) < offset
+    return "read before commit or taken back" if is_gone and (stretch.is_committed or fate is Fate.COMMITTED) else ""
 
 
 def source_of(name: bytes) -> bytes:

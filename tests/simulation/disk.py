@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.events import MS_US, Events
-from tests.simulation.filesystem import CHANGING, SYNCS, WRITES, FileTree, Plan
+from tests.simulation.filesystem import CHANGING, READS, SYNCS, WRITES, FileTree, Plan
 from tests.simulation.loop import Handle, SimulatedLoop
 from tests.simulation.threads import Life
 
+from oncelog.model.batch import are_sound
 from oncelog.storage.files import FileStorage
 from oncelog.storage.memory import MemoryDisk, MemoryStorage
 
@@ -22,7 +23,7 @@ FOLDER = "/data"
 #: What a fault of the disk may hit: calls of the system, how often there is the like.
 _FAILING: tuple[tuple[str, ...], ...] = (
     ("pwritev",), ("fdatasync",), ("fdatasync",), ("fsync",), ("pwrite",), ("rename",), ("posix_fallocate",), ("unlink",),
-    SYNCS, WRITES,
+    SYNCS, WRITES, READS, READS,
 )  # fmt: skip
 _DYING: tuple[tuple[str, ...], ...] = (
     ("pwritev",),
@@ -70,6 +71,7 @@ class FileDisk:
             "segments._MERGE_FILES": random.choice((2, 4, 8)),
             "segments._INDEXES_MAX": random.choice((2, 32)),
             "segments._OPEN_MAX": random.choice((2, 64)),
+            "compacting._FILE_BYTES": random.choice((1_000, 10_000, 1 << 28)),
             "index._COMPACT_MIN": random.choice((4, 1_000)),
             "checkpoint._STEP": random.choice((5, 1_000)),
         }
@@ -98,7 +100,7 @@ class FileDisk:
             self.strike(is_power_lost=self.is_durable and self.events.chance(0.5))
         elif self._lives > 1 and self.events.chance(self.share_bad_start):
             self.fail()
-        return FileStorage(FOLDER, **self.sizes)
+        return FileStorage(FOLDER, are_sound=are_sound, **self.sizes)
 
     def kill(self) -> None:
         """The process is gone."""
@@ -113,7 +115,7 @@ class FileDisk:
         """Some call of the system will fail soon (law 7)."""
         random = self.events.random
         calls = random.choice(_FAILING)
-        number = random.choice((errno.EIO, errno.ENOSPC)) if calls[0] not in SYNCS else errno.EIO
+        number = random.choice((errno.EIO, errno.ENOSPC)) if calls[0] not in (*SYNCS, *READS) else errno.EIO
         self._plan(Plan(calls, random.choice((0, 0, 1, 3, 10)), number, is_for_ever=random.random() < 0.5))
 
     def strike(self, *, is_power_lost: bool) -> None:
@@ -134,6 +136,24 @@ class FileDisk:
         if self.life is not None:
             self.events.note("disk", "{}", plan)
             self.life.process.plan = plan
+
+    def damage(self) -> None:
+        """A read will soon give something else than what was written. At a start nobody could tell that from a torn entry."""
+        if self.life is not None:
+            self.life.process.reads_until_damage = self.events.random.choice((0, 0, 1, 5))
+
+    @property
+    def reads_damaged(self) -> int:
+        """How many reads have."""
+        return self.tree.counts["damaged"]
+
+    @property
+    def is_compacting(self) -> bool:
+        """Whether a sweep is writing."""
+        thread = (
+            next((one for one in self.life.threads if one.name == "oncelog compacting"), None) if self.life else None
+        )
+        return thread is not None and not thread.greenlet.dead
 
     def fill(self) -> None:
         """Somebody else takes all the room but a little; the next life finds it free again."""

@@ -27,6 +27,7 @@ BLOCK_BYTES = 512
 #: Calls that change something.
 WRITES = ("pwritev", "pwrite", "write")
 SYNCS = ("fdatasync", "fsync")
+READS = ("pread",)
 OTHERS = ("posix_fallocate", "ftruncate", "rename", "unlink", "open")
 CHANGING = (*WRITES, *SYNCS, *OTHERS)
 
@@ -203,6 +204,8 @@ class Process:
         self.plan: Plan | None = None
         #: Whether a call has failed as planned.
         self.is_failed = False
+        #: How many reads are as they should be before one is not; -1: all are.
+        self.reads_until_damage = -1
         self._wait, self._on_death = wait, on_death
         self._descriptors: dict[int, _Open] = {}
         self._descriptor_last = 2
@@ -215,7 +218,7 @@ class Process:
     # -- where it goes wrong ------------------------------------------------------------------------------------------
 
     def _step(self, call: str, act: Callable[[], Any], partly: Callable[[], None] | None = None) -> Any:
-        """A call that changes something."""
+        """A call that changes something, or reads."""
         if self.is_dead:
             raise Killed
         plan = self.plan
@@ -297,7 +300,24 @@ class Process:
         return self._descriptors[descriptor].path
 
     def pread(self, descriptor: int, size: int, offset: int) -> bytes:
-        return bytes(self.file(descriptor).content[offset : offset + size])
+        file = self.file(descriptor)
+        try:
+            data: bytes = self._step("pread", lambda: bytes(file.content[offset : offset + size]))
+        except OSError:
+            self.tree.counts["damaged"] += 1
+            raise
+        return self._damaged(data) if data and self.reads_until_damage >= 0 else data
+
+    def _damaged(self, data: bytes) -> bytes:
+        """One bit of it is another one, if it is its turn."""
+        self.reads_until_damage -= 1
+        if self.reads_until_damage >= 0:
+            return data
+        self.is_failed = True
+        self.tree.counts["damaged"] += 1
+        self.events.note("disk", "a read of {} bytes is damaged", len(data))
+        at = self.events.random.randrange(len(data))
+        return data[:at] + bytes([data[at] ^ (1 << self.events.random.randrange(8))]) + data[at + 1 :]
 
     def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
         return self._write("pwrite", descriptor, bytes(data), offset)

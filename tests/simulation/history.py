@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from zlib import crc32
 
 #: A partition by topic and index.
 Place = tuple[str, int]
+#: Keys of a compacted topic: few, so that most values are superseded soon.
+_KEYS = 12
 
 
 class Fate(Enum):
@@ -46,6 +49,14 @@ class Value:
     #: It was first sent when a newer session of the same transactional id was known: it must never be written.
     is_zombie: bool = False
     offset: int = -1
+    #: In a compacted topic.
+    key: bytes | None = None
+
+
+def key_of(name: bytes) -> bytes:
+    """Under which key a value is written to a compacted topic; some are long enough to be noted by a hash."""
+    number = crc32(name) % _KEYS
+    return b"%d" % number if number % 2 else b"a key of more than fifteen bytes: %d" % number
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +89,9 @@ class History:
         self.copyings: dict[tuple[str, Place], Copying] = {}
         #: Topics that are deleted at times: nothing is promised of what was in them.
         self.mortal: set[str] = set()
+        #: Topics that are compacted: of each key the newest value that counts is there, older ones may be.
+        self.compacted: set[str] = set()
+        self._of_key: dict[tuple[Place, bytes], list[Value]] = {}
         self._newest: dict[str, tuple[int, int]] = {}
         #: Since when no transaction can be open, by transactional id; -1: one may be.
         self._idle_since_us: dict[str, int] = {}
@@ -100,9 +114,23 @@ class History:
         assert name not in self.values, f"{name!r} was sent before"
         value = Value(name, place, session, len(self.values), transaction, is_zombie)
         self.values[name] = value
+        if place[0] in self.compacted:
+            value.key = key_of(name)
+            self._of_key.setdefault((place, value.key), []).append(value)
         if transaction is not None:
             transaction.values.append(value)
         return value
+
+    def may_be_superseded(self, value: Value) -> bool:
+        """Whether a newer value of its key may count: in a compacted topic it may be gone then."""
+        if value.key is None:
+            return False
+        return any(
+            (other.offset < 0 or other.offset > value.offset)
+            and (other.transaction is None or other.transaction.fate in (Fate.COMMITTED, Fate.UNKNOWN))
+            for other in self._of_key[value.place, value.key]
+            if other is not value
+        )
 
     def stretch(self, reader: str, place: Place, *, is_committed: bool, start: int) -> Stretch:
         """A reader begins to read."""

@@ -23,7 +23,7 @@ from oncelog.broker.call import Call
 from oncelog.broker.clock import Clock
 from oncelog.broker.server import Server
 from oncelog.engine.state import State
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import DamagedRecords, StorageError
 
 EPOCH_MS = 1_700_000_000_000
 BOUNDS = {api_key: (handler.version_min, handler.version_max) for api_key, handler in HANDLERS.items()}
@@ -67,6 +67,9 @@ class Host:
         self._kept: list[str] | None = None
         self._is_dying = False
         self._awaited: tuple[int, bool] | None = None
+        #: Sweeps of lives that are over, and how often a life has ended in the middle of one.
+        self._sweeps_before = self.deaths_in_sweeps = 0
+        self._is_struck_in_sweep = False
 
     def clock_ms(self) -> int:
         """The clients' clocks."""
@@ -91,6 +94,7 @@ class Host:
         self.is_machine_up = True
         self.starts += 1
         self.loop = loop = SimulatedLoop(self.events)
+        loop.on_failure = self._found
         self.storage = self.disk.begin(loop, self._struck)
         clock = self._clock()
         log = _Log(self.events)
@@ -128,12 +132,24 @@ class Host:
             raise Violation("live is not replayed", f"lived {lost[:3]}, replayed {new[:3]}")
 
     def _found(self, bug: BaseException) -> None:
-        self.bug = bug
+        """Nobody has caught it: the process ends, and if the disk did not fail it is a bug (law 7)."""
+        if isinstance(bug, StorageError) and isinstance(self.disk, FileDisk) and self.disk.is_failing:
+            if self.server is not None:
+                self._failed(bug)
+        else:
+            self.bug = bug
+
+    @property
+    def sweeps(self) -> int:
+        """Compactions that were carried out."""
+        return self._sweeps_before + (self.broker.meters.compactions if self.server is not None else 0)
 
     def _die(self, *, is_silent: bool) -> None:
         self.loop.is_dead = True
-        self.server = None
+        self._sweeps_before, self.server = self._sweeps_before + self.broker.meters.compactions, None
         if isinstance(self.disk, FileDisk):
+            self.deaths_in_sweeps += self._is_struck_in_sweep or self.disk.is_compacting
+            self._is_struck_in_sweep = False
             self.disk.kill()
         for pipe in list(self.network.pipes):
             pipe.die(is_silent=is_silent)
@@ -143,6 +159,7 @@ class Host:
         self.loop.is_dead = True
         self.server = None
         self._is_dying = True
+        self._is_struck_in_sweep = isinstance(self.disk, FileDisk) and self.disk.is_compacting
         self.events.at(0, self._bury, is_power_lost)
 
     def _bury(self, is_power_lost: bool) -> None:
@@ -229,18 +246,34 @@ class Host:
                 self.disk.strike_now(is_power_lost=is_power_lost)
             self.disk.strike_soon(is_power_lost=is_power_lost)
 
+    def strike_in_sweep(self, tries: int = 4_000) -> None:
+        """The process, or the machine, dies in the middle of a compaction, as soon as there is one."""
+        assert isinstance(self.disk, FileDisk)
+        if self.disk.is_compacting:
+            self.disk.strike(is_power_lost=self.disk.is_durable and self.events.chance(0.5))
+        elif tries:
+            self.events.at(MS_US // 4, self.strike_in_sweep, tries - 1)
+
     def examine(self) -> None:
         """Look into one partition: what the storage has of it is what the state says, without gaps (rules R4, D2)."""
         if self.server is None or self.broker.lane.failure is not None or not self.broker.state.logs:
             return
         log = self.events.random.choice(list(self.broker.state.logs.values()))
-        # From 0: what was deleted is kept until that is safe.
-        pieces = self.storage.read(log.id, 0, offset_end=log.offset_next, bytes_max=1 << 40)
+        try:
+            # From 0: what was deleted is kept until that is safe.
+            pieces = self.storage.read(log.id, 0, offset_end=log.offset_next, bytes_max=1 << 40)
+        except (StorageError, DamagedRecords) as failure:
+            if not (isinstance(self.disk, FileDisk) and self.disk.is_failing):
+                raise
+            if isinstance(failure, StorageError):
+                self._failed(failure)
+            return
         at = -1
         for found in batches(b"".join(pieces)):
-            if at >= 0 and found.base_offset != at:
+            has_gap = found.base_offset < at if log.settings.is_compacted else found.base_offset != at
+            if at >= 0 and has_gap:
                 raise Violation("gap", f"{log.topic}-{log.index} goes from {at} on at {found.base_offset}")
-            if at < 0 and found.base_offset > log.offset_start:
+            if at < 0 and found.base_offset > log.offset_start and not log.settings.is_compacted:
                 raise Violation("gap", f"{log.topic}-{log.index} begins at {found.base_offset}, not {log.offset_start}")
             at = found.offset_last + 1
         if at not in (-1, log.offset_next) or (at < 0 and log.offset_start < log.offset_next):

@@ -11,6 +11,8 @@ from typing import Any
 from tests.simulation.events import SECOND_US, Event, Events
 from tests.simulation.filesystem import Killed
 
+from oncelog.model.errors import StorageError
+
 
 class SimulatedLoop:
     """See the module. After ``is_dead`` nothing happens any more."""
@@ -19,6 +21,8 @@ class SimulatedLoop:
         self._events = events
         self.is_dead = False
         self.stopped_until_us = 0
+        #: Told of a failed storage that nobody caught, as broker/node.py is by the real loop.
+        self.on_failure: Callable[[StorageError], None] | None = None
 
     def time(self) -> float:
         """Monotonic seconds."""
@@ -49,6 +53,10 @@ class SimulatedLoop:
             handle.callback(*handle.arguments)
         except Killed:
             assert self.is_dead
+        except StorageError as error:
+            if self.on_failure is None:
+                raise
+            self.on_failure(error)
 
 
 class Handle:

@@ -16,7 +16,7 @@ from tests.simulation.client import OFFSETS, Steps
 from tests.simulation.events import MS_US, SECOND_US
 from tests.simulation.history import Copying, Fate, Place, Transaction
 from tests.simulation.producers import Abortable, Transactional
-from tests.simulation.reading import Reading, fetch, parts_of
+from tests.simulation.reading import CORRUPT, Reading, fetch, parts_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -100,6 +100,8 @@ class Member(Transactional, Reading):
         if reply is None:
             return None, -1
         taken = self.take(reply, before, {place: position})[place]
+        if taken.code == CORRUPT:
+            return None, -1
         assert taken.code == 0, f"{self.name} can't read {place} from {position}: {taken.code}"
         return taken, parts_of(reply)[place].high_watermark
 

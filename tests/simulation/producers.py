@@ -94,6 +94,7 @@ class Producing(Actor):
             sequence = -1
         data = batch(
             names,
+            keys=[value.key for value in values],
             producer_id=session.producer_id,
             epoch=session.epoch,
             sequence=sequence,
@@ -168,6 +169,8 @@ class Producing(Actor):
                     "twice", f"{value.name!r} was acknowledged at {value.offset}, then at {base_offset + delta}"
                 )
             value.offset = base_offset + delta
+            if value.transaction is None:
+                self.world.floors.counts(value)
 
     def is_written(self) -> None:
         """A batch was acknowledged."""

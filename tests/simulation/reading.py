@@ -19,7 +19,7 @@ from tests.support.batches import Batch, batches
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-_OUT_OF_RANGE, UNKNOWN_TOPIC, _UNSTABLE = 1, 3, 88
+_OUT_OF_RANGE, CORRUPT, UNKNOWN_TOPIC, _UNSTABLE = 1, 2, 3, 88
 _NO_SESSION, _WRONG_SESSION_EPOCH = 70, 71
 _BYTES = 1 << 20
 
@@ -81,6 +81,8 @@ class Reading(Actor):
         world, taken = self.world, {}
         stable: dict[Place, int] = {}
         for place, part in parts_of(reply).items():
+            if part.error_code == CORRUPT and not world.disk.reads_damaged:
+                raise Violation("damaged", f"{self.name} is told that {place} is, and no read was")
             if part.error_code:
                 taken[place] = Taken(int(part.error_code), [], wanted.get(place, 0))
                 continue
@@ -94,7 +96,10 @@ class Reading(Actor):
             end = shown.stable_offset if self.is_committed else shown.high_watermark
             if found and after > end:
                 raise Violation("read before commit", f"{self.name} got {place} up to {after}, the end is {end}")
-            taken[place] = Taken(0, values_of(part, found, offset), after)
+            seen = values_of(part, found, offset)
+            taken[place] = Taken(0, seen, after)
+            if place[0] in world.history.compacted:
+                world.floors.check_newest(before[place], world.history, seen, offset, after)
         if self.is_committed:
             names = [name for each in taken.values() for _, name in each.seen]
             world.floors.look_together(stable, names, world.history)
@@ -217,6 +222,8 @@ class Copier(Transactional, Reading):
         if reply is None:
             return None
         taken = self.take(reply, before, wanted)[self.source]
+        if taken.code == CORRUPT:
+            return None
         assert taken.code == 0, f"{self.name} can't read {wanted}: {taken.code}"
         part = parts_of(reply)[self.source]
         seen, after = taken.seen, taken.after

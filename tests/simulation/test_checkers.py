@@ -13,9 +13,10 @@ from tests.simulation.checkers import (
     Written,
     check_everything,
     check_nothing_left,
+    compacted_log,
     final_log,
 )
-from tests.simulation.history import Copying, Fate, History, Place
+from tests.simulation.history import Copying, Fate, History, Place, key_of
 from tests.support.batches import batch, batches
 
 IN, OUT = ("in", 0), ("out", 0)
@@ -152,6 +153,122 @@ def test_what_is_planted_is_found(plant: Callable[[Scene], None]) -> None:
     scene = Scene()
     plant(scene)
     assert PLANTED[plant] in scene.found()
+
+
+OLD = b"0"
+NEW, DOOMED = [b"%d" % number for number in range(1, 1_000) if key_of(b"%d" % number) == key_of(OLD)][:2]
+TABLE = ("table", 0)
+
+
+class Compacted(Scene):
+    """With a compacted partition: a value of a key, a newer one that is committed, and one of an aborted transaction; the
+    first and the last are gone. A reader was there before they went.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        history = self.history
+        history.compacted.add("table")
+        for offset, (name, transaction) in enumerate(((OLD, None), (NEW, self.committed), (DOOMED, self.aborted))):
+            history.send(name, TABLE, "group/1", transaction).offset = offset
+        self.log = self.logs[TABLE] = FinalLog(0, 3, [Written(1, NEW, Fate.COMMITTED)], {key_of(NEW): 1})
+        self.early = history.stretch("early", TABLE, is_committed=True, start=0)
+        self.early.end, self.early.seen = 3, [(0, OLD), (1, NEW)]
+        self.late = history.stretch("late", TABLE, is_committed=False, start=0)
+        self.late.end, self.late.seen = 3, [(1, NEW), (2, DOOMED)]
+
+
+def test_compaction_is_not_accused() -> None:
+    assert Compacted().found() == []
+
+
+def take_the_newest(scene: Compacted) -> None:
+    scene.log.records, scene.log.newest = [], {}
+
+
+def let_the_aborted_supersede(scene: Compacted) -> None:
+    scene.log.records, scene.log.newest = [Written(2, DOOMED, Fate.ABORTED)], {}
+
+
+def move_a_record(scene: Compacted) -> None:
+    scene.log.records = [Written(2, NEW, Fate.COMMITTED)]
+
+
+def count_the_aborted(scene: Compacted) -> None:
+    scene.log.records.append(Written(2, DOOMED, Fate.COMMITTED))
+
+
+def show_the_aborted(scene: Compacted) -> None:
+    scene.early.seen.append((2, DOOMED))
+
+
+def hide_the_newest(scene: Compacted) -> None:
+    scene.early.seen.remove((1, NEW))
+
+
+def show_it_elsewhere(scene: Compacted) -> None:
+    scene.early.seen[0] = (0, DOOMED)
+
+
+def show_it_in_another_order(scene: Compacted) -> None:
+    scene.early.seen.reverse()
+
+
+def show_what_nobody_sent(scene: Compacted) -> None:
+    scene.late.seen[1] = (2, b"nobody's")
+
+
+def take_back_what_nothing_supersedes(scene: Compacted) -> None:
+    scene.history.values[OLD].offset = -1
+    scene.log.newest = {}
+
+
+PLANTED_IN_COMPACTED: dict[Callable[[Compacted], None], str] = {
+    take_the_newest: "lost",
+    let_the_aborted_supersede: "lost",
+    move_a_record: "moved",
+    count_the_aborted: "aborted read",
+    show_the_aborted: "aborted read",
+    hide_the_newest: "skipped",
+    show_it_elsewhere: "moved",
+    show_it_in_another_order: "out of order",
+    show_what_nobody_sent: "invented",
+    take_back_what_nothing_supersedes: "read before commit or taken back",
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED_IN_COMPACTED, ids=[plant.__name__ for plant in PLANTED_IN_COMPACTED])
+def test_what_is_planted_in_a_compacted_partition_is_found(plant: Callable[[Compacted], None]) -> None:
+    scene = Compacted()
+    plant(scene)
+    assert PLANTED_IN_COMPACTED[plant] in scene.found()
+
+
+def test_the_newest_value_of_a_key_is_met_or_a_newer_one_may_be_there() -> None:
+    scene = Compacted()
+    floors, values = Floors(), scene.history.values
+    floors.counts(values[NEW])
+    floors.counts(values[OLD])
+    known = floors.now([TABLE])[TABLE]
+    floors.check_newest(known, scene.history, [(1, NEW)], 0, 3)
+    floors.check_newest(known, scene.history, [], 2, 3)
+    with pytest.raises(Violation, match="lost"):
+        floors.check_newest(known, scene.history, [(0, OLD)], 0, 3)
+    scene.aborted.fate = Fate.UNKNOWN
+    floors.check_newest(known, scene.history, [], 0, 3)
+
+
+def test_what_counts_in_a_compacted_log_is_what_readers_of_committed_records_see() -> None:
+    data = [
+        batch([b"a"], keys=[b"k"], producer_id=1, epoch=0, sequence=0, transactional=True, timestamp_ms=1),
+        batch([b"b"], keys=[b"k"], producer_id=1, epoch=0, sequence=1, transactional=True, timestamp_ms=1),
+        batch([b""], keys=[b"\0\0\0\0"], producer_id=1, epoch=0, transactional=True, control=True, timestamp_ms=1),
+        batch([b"p"], keys=[b"l"], timestamp_ms=1),
+    ]
+    stored = b"".join(at.to_bytes(8, "big") + each[8:] for at, each in enumerate(data))
+    log = compacted_log(0, 4, batches(stored), {0, 3})
+    assert log.records == [Written(0, b"a", Fate.COMMITTED), Written(1, b"b", Fate.ABORTED), Written(3, b"p", None)]
+    assert log.newest == {b"k": 0, b"l": 3}
 
 
 def test_who_has_come_to_its_end_has_left_nothing() -> None:

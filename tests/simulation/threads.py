@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,13 +76,13 @@ class Life:
 class Thread:
     """threading.Thread."""
 
-    def __init__(self, *, target: Callable[[], object], name: str, daemon: bool) -> None:
+    def __init__(self, *, target: Callable[..., object], name: str, daemon: bool, args: tuple[Any, ...] = ()) -> None:
         self.name, self.life = name, Life.current
-        self.greenlet = greenlet(target)
+        self.greenlet = greenlet(partial(target, *args))
         self._next: Handle | None = None
 
     def start(self) -> None:
-        self.life.threads.append(self)
+        self.life.threads = [thread for thread in self.life.threads if not thread.greenlet.dead] + [self]
         self.wake()
 
     def wake(self) -> None:

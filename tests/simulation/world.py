@@ -7,6 +7,7 @@ finish what they have begun; a world that does not come to its end within its ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.admins import Admin
@@ -19,6 +20,7 @@ from tests.simulation.checkers import (
     Violation,
     check_everything,
     check_nothing_left,
+    compacted_log,
     final_log,
 )
 from tests.simulation.client import ADMIN, Actor, Steps
@@ -28,10 +30,10 @@ from tests.simulation.history import Fate, History, Place, Transaction
 from tests.simulation.host import Host
 from tests.simulation.members import GROUP, TARGET, Member, ModernMember
 from tests.simulation.producers import Forgetful, PlainProducer, Transactional, Writer
-from tests.simulation.reading import UNKNOWN_TOPIC, Consumer, Copier, fetch, parts_of, shown_of
+from tests.simulation.reading import UNKNOWN_TOPIC, Consumer, Copier, fetch, parts_of, shown_of, values_of
 from tests.simulation.reasons import Reasons
 from tests.simulation.threads import installed
-from tests.support.batches import batches
+from tests.support.batches import Batch, batches
 
 STEPS = 12_000
 #: Requests after which the broker may be struck down.
@@ -48,6 +50,9 @@ _MOMENTS = (
 _END_US = 400 * SECOND_US
 #: Longer than any transaction may be open.
 _TIMEOUT_US = 12 * SECOND_US
+_SWEEP_US = 10 * MS_US
+#: The topic that is compacted.
+_TABLE = "table"
 
 
 class World:
@@ -63,6 +68,8 @@ class World:
         self.fault_us = random.choice((20, 20, 60, 60, 200, 200, 1_000, 10**9)) * MS_US
         self.is_ending = False
         self.retention_ms = random.choice((-1, -1, 1_000))
+        #: Settings of the compacted topic, if there is one.
+        self.compaction = self._draw_compaction()
         self.disk = FileDisk(self.events)
         self.host = Host(self.events, self._draw_configs(), self.disk)
         self.reasons = Reasons(self.host)
@@ -92,6 +99,7 @@ class World:
         return {
             "flush.interval.ms": str(self.random.choice((1, 10, 100))),
             "log.retention.check.interval.ms": "400",
+            "log.cleaner.backoff.ms": self.random.choice(("50", "300")),
             "group.min.session.timeout.ms": "100",
             "group.initial.rebalance.delay.ms": str(self.random.choice((0, 50))),
             "group.consumer.min.session.timeout.ms": "100",
@@ -100,10 +108,25 @@ class World:
             "group.consumer.heartbeat.interval.ms": "50",
         }
 
+    def _draw_compaction(self) -> dict[str, str]:
+        random = self.random
+        if random.random() < 0.5:
+            return {}
+        settings = {
+            "cleanup.policy": "compact",
+            "min.cleanable.dirty.ratio": random.choice(("0", "0", "0.3")),
+            "segment.ms": random.choice(("1", "1", "100")),
+            "min.compaction.lag.ms": random.choice(("0", "0", "50")),
+        }
+        return settings | random.choice(({}, {"max.compaction.lag.ms": "100"}))
+
     def _draw_topics(self) -> dict[str, int]:
         random = self.random
         names = ("in", "mid", "out", "plain", *((TARGET,) if self._member_kind else ()))
         topics = {name: random.randint(1, 3) for name in names}
+        if self.compaction:
+            topics[_TABLE] = random.randint(1, 2)
+            self.history.compacted.add(_TABLE)
         if self.share_rare:
             topics["mortal"] = random.randint(1, 2)
             self.history.mortal.add("mortal")
@@ -128,6 +151,8 @@ class World:
         self.events.at(self.fault_us, self._fault)
         self.events.at(self._hold_us, self._hold)
         self.events.at(100 * MS_US, self._look_after)
+        if self.compaction:
+            self.events.at(_SWEEP_US, self._sweep)
         while self.events.steps < self.steps_wanted:
             self._step()
         self._end()
@@ -173,6 +198,9 @@ class World:
             places = self.places()
             chosen = random.sample(places, random.randint(1, len(places)))
             self.add(Consumer(self, self._name("read"), chosen, is_committed=number % 3 != 2))
+        if self.compaction:
+            self.add(PlainProducer(self, self._name("keyed"), self.places(_TABLE)))
+            self.add(Consumer(self, self._name("read"), self.places(_TABLE), is_committed=random.random() < 0.7))
         self.add(Admin(self, self._name("admin")))
         age(self)
 
@@ -188,7 +216,7 @@ class World:
         actor.begin()
 
     def _writer(self, transactional_id: str) -> Writer:
-        places = self.places("in", "plain", *self.history.mortal)
+        places = self.places("in", "plain", *self.history.compacted, *self.history.mortal)
         writer = Writer(self, self._name("writer"), transactional_id, places, is_tv2=self._is_tv2())
         if not (writer.is_tv2 or self.host.network.share_cut) and self.random.random() < 0.7:
             # Where the network cuts, a batch that was given up may come before the end of its connection (FINDINGS.md).
@@ -226,6 +254,7 @@ class World:
             host.close,
             disk.fail,
             disk.fill,
+            disk.damage,
             lambda: disk.strike(is_power_lost=False),
             lambda: disk.strike(is_power_lost=self.disk.is_durable),
             lambda: host.wait_for(
@@ -240,11 +269,20 @@ class World:
             self._freeze_client,
         )
         drawn = {fault: random.choice((0, 0, 1, 1, 5)) for fault in faults}
+        if self.compaction:
+            drawn[host.strike_in_sweep] = random.choice((1, 2, 5))
         return drawn | {self._settle: 1}
 
     def _settle(self) -> None:
         if self.host.server is not None:
             self.host.loop.call_soon(self.host.storage.settle)
+
+    def _sweep(self) -> None:
+        """Look for what is to be compacted: the broker itself does so every 50 ms at most, seldom for a world of a second."""
+        if self.host.server is not None:
+            self.host.loop.call_soon(self.host.broker.upkeep._compacting.look)
+        if not self.is_ending:
+            self.events.at(self.events.about(_SWEEP_US), self._sweep)
 
     def _transactional(self) -> list[Transactional]:
         return [one for one in self.actors if isinstance(one, Transactional) and not (one.is_dead or one.is_done)]
@@ -335,6 +373,9 @@ class World:
             "failed syncs and writes": host.failures,
             "checkpoints": self.disk.tree.counts["checkpoint"],
             "segment files": self.disk.tree.counts["segment"],
+            "compactions": host.sweeps,
+            "deaths in them": host.deaths_in_sweeps,
+            "reads damaged": self.disk.reads_damaged,
             "requests held": self.late,
             "clock jumps": host.jumps,
             "connections cut": network.cut,
@@ -429,6 +470,15 @@ def _is_witness(actor: Actor) -> bool:
     return isinstance(actor, Transactional)
 
 
+@dataclass(slots=True)
+class Everything:
+    """What an isolation is given of a partition, and what it makes of that."""
+
+    batches: list[Batch]
+    seen: list[tuple[int, bytes]]
+    end: int
+
+
 class Auditor(Actor):
     """Reads everything at the end."""
 
@@ -445,23 +495,37 @@ class Auditor(Actor):
             self.offsets[group, place] = max(0, offset)
 
     def _read(self, place: Place) -> Steps:
-        start = at = yield from self._start(place)
-        found = []
+        start = yield from self._start(place)
+        if place[0] in self.world.history.compacted:
+            # First what counts: what compaction takes meanwhile is missing from all that is there then.
+            visible = (yield from self._all_of(place, start, isolation=1)).seen
+            everything = yield from self._all_of(place, start, isolation=0)
+            offsets = {offset for offset, _ in visible}
+            self.world.logs[place] = compacted_log(start, everything.end, everything.batches, offsets)
+            return
+        everything = yield from self._all_of(place, start, isolation=0)
+        if everything is not None:
+            self.world.logs[place] = final_log(start, everything.end, everything.batches)
+
+    def _all_of(self, place: Place, at: int, *, isolation: int) -> Steps:
+        """A partition from ``at`` on; None if a mortal topic is not there."""
+        found = Everything([], [], at)
         while True:
-            reply = (yield [fetch(0, {place: at}, 11)])[0]
+            reply = (yield [fetch(isolation, {place: found.end}, 11)])[0]
             part = parts_of(reply)[place]
             if part.error_code == UNKNOWN_TOPIC and place[0] in self.world.history.mortal:
-                return
+                return None
             assert part.error_code == 0, f"{place} can't be read: {part.error_code}"
             more = batches(part.records)
             if not more:
                 break
-            found += more
-            at = more[-1].offset_last + 1
+            found.seen += values_of(part, more, found.end)
+            found.batches += more
+            found.end = more[-1].offset_last + 1
         shown = shown_of(part)
         if shown.stable_offset != shown.high_watermark:
             raise Violation("stuck", f"{place}: stable offset {shown.stable_offset} of {shown.high_watermark}")
-        self.world.logs[place] = final_log(start, at, found)
+        return found
 
     def _start(self, place: Place) -> Steps:
         partition = {"partition_index": place[1], "timestamp": -2}
