@@ -335,7 +335,8 @@ class Worker:
             if not wanted:
                 continue
             with Trial() as trial:
-                outputs += self._processing.attempt(processor, wanted, None, 1)
+                sent = self._processing.attempt(processor, wanted, None, 1)
+                outputs = outputs + sent if outputs else sent
             if trial.error is not None:
                 log.info("one-by-one processor=%s: %r", processor.name, trial.error)
                 self._one_by_one = len(raws)
