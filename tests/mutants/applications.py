@@ -62,7 +62,7 @@ MISTAKES = [
         "app/intake.py",
         "        for place, offset in offsets.items():\n            self._seek(place, offset)\n        return offsets\n",
         "        return offsets\n",
-        _SEQUENCES + "state_of_a_batch_that_is_repeated_one_by_one_is_not_kept",
+        "tests/app/test_state.py::test_an_aborted_transaction_leaves_no_state",
     ),
     Breakage(
         "mistake 7: the whole batch is put aside",
