@@ -237,6 +237,20 @@ SEQUENCES = [
         _UNIT + "what_was_read_before_a_handover_is_not_kept",
     ),
     Breakage(
+        "what was read before a rewind is kept after it",
+        "app/intake.py",
+        "            if self._rewinds != rewinds:",
+        "            if False:",
+        _UNIT + "what_was_read_before_a_rewind_is_not_kept",
+    ),
+    Breakage(
+        "what a member that has ended had read is taken",
+        "app/intake.py",
+        "                self._owned.clear()\n                self._clear()\n",
+        "                self._owned.clear()\n",
+        _UNIT + "nothing_is_taken_from_a_member_that_has_ended",
+    ),
+    Breakage(
         "a partition that was lost while it was paused comes back paused",
         "app/intake.py",
         "        consumer.resume(targets)",

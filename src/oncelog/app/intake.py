@@ -103,14 +103,17 @@ class GroupPositions:
         """Waits as long as a transaction is pending or no broker answers, unless the application halts."""
         found: dict[Place, int] = {}
         while missing := [TopicPartition(*place) for place in places if place not in found]:
+            error: KafkaError | None = None
             for answer in asked(partial(consumer.committed, missing, STEP_SECONDS), halt) or ():
                 place = (answer.topic, answer.partition)
                 if answer.error is not None:
-                    log.debug("offsets of %s: %s", place, answer.error)
+                    error = answer.error
                 elif answer.offset >= 0:
                     found[place] = answer.offset
                 else:
                     found[place] = oldest(consumer, place, halt)
+            if error is not None:
+                pause_after(error, halt)
         return found
 
     taken = of
@@ -129,13 +132,17 @@ def asked(question: Callable[[], Result], halt: threading.Event) -> Result | Non
     try:
         return question()
     except KafkaException as failure:
-        error = failure.args[0]
-        if fate_of(error) is Fate.STOP:
-            raise ConfigurationError(f"the brokers refuse: {error.str()} ({error.name()})") from failure
-        log.debug("asked again: %s", error)
-        if halt.wait(POLL_SECONDS):
-            raise Halted("stopped while waiting for a broker") from failure
+        pause_after(failure.args[0], halt)
         return None
+
+
+def pause_after(error: KafkaError, halt: threading.Event) -> None:
+    """Before a broker is asked again. ConfigurationError where no attempt helps."""
+    if fate_of(error) is Fate.STOP:
+        raise ConfigurationError(f"the brokers refuse: {error.str()} ({error.name()})")
+    log.debug("asked again: %s", error)
+    if halt.wait(POLL_SECONDS):
+        raise Halted("stopped while waiting for a broker")
 
 
 class Intake:
@@ -171,6 +178,7 @@ class Intake:
         self._full_since = 0.0
         self._alone_until = 0.0
         self._is_reassigned = False
+        self._rewinds = 0
         self._paused: set[Place] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="oncelog intake")
         self._running: Future[None] | None = None
@@ -328,6 +336,7 @@ class Intake:
             self._leave()
             with self._changed:
                 self._owned.clear()
+                self._clear()
                 self._changed.notify_all()
 
     def _is_time_to_poll(self) -> bool:
@@ -343,7 +352,8 @@ class Intake:
         """What the client has ready: waits for a first message, then takes the others with it, in one call.
 
         Both calls run the callbacks of rebalances, so both may fail by them; and the first message may be of a partition that
-        was handed over during the second.
+        was handed over during the second. Where the second call has gone back, some of this may be from before: the client
+        drops what it has not given away, and that not always. So it is done again when nothing is on its way.
         """
         try:
             first = self._consumer.poll(POLL_SECONDS)
@@ -354,7 +364,11 @@ class Intake:
             place = (str(first.topic()), first.partition() or 0)
             number = self._owned.get(place)
             room = max(1, self._limits.batch_records - len(self._buffer))
+            rewinds = self._rewinds
             rest = self._consumer.consume(min(room, _READY_MAX), 0)
+            if self._rewinds != rewinds:
+                self._rewind()
+                return ()
             return [first, *rest] if self._owned.get(place) == number else rest
         except KafkaException as failure:
             error = failure.args[0]
@@ -449,9 +463,9 @@ class Intake:
         self._seek(place, offset)
 
     def _rewind(self) -> dict[Place, int]:
+        self._rewinds += 1
         with self._changed:
-            self._buffer.clear()
-            self._buffer_bytes = 0
+            self._clear()
             places = sorted(set(self._owned) - self._leaving)
         self._read_metadata()
         offsets = self._positions.of(self._consumer, places, self._halt)
@@ -513,6 +527,10 @@ class Intake:
             self._purge(places)
             self._changed.notify_all()
         consumer.incremental_unassign(partitions)
+
+    def _clear(self) -> None:
+        self._buffer.clear()
+        self._buffer_bytes = 0
 
     def _purge(self, places: set[Place]) -> None:
         self._buffer = [record for record in self._buffer if place_of(record) not in places]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from oncelog.app import Record
-from oncelog.app.errors import Undone
+from oncelog.app.errors import ConfigurationError, Halted, Undone
 from oncelog.app.exchange import Fences
 from oncelog.app.intake import NOTHING, GroupPositions, Intake, Place, offsets_after
 from oncelog.app.settings import Cluster, Limits
@@ -29,6 +30,8 @@ class AtZero(GroupPositions):
     def taken(self, consumer: Consumer, places: Sequence[Place], halt: threading.Event) -> dict[Place, int]:
         del consumer, halt
         return dict.fromkeys(places, 0)
+
+    of = taken
 
 
 def member() -> Intake:
@@ -195,3 +198,107 @@ def test_what_was_read_before_a_handover_is_not_kept(
         patched.setattr(intake, "_consumer", Losing(intake, lost))
         intake._fill(intake._polled())
     assert [(each.partition, each.offset) for each in intake._buffer] == kept
+
+
+class Rewinding:
+    """A consumer of a log; in its second call a partition is revoked, whose batch is undone meanwhile: the member goes back.
+
+    It answers with a record from before too: that the client drops those is not relied on.
+    """
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._next = 100
+        self._is_quiet = False
+
+    def _message(self) -> Message:
+        self._next += 1
+        return Message(topic="t", partition=0, offset=self._next - 1, value=b"value", error=None)
+
+    def poll(self, seconds: float) -> Message:
+        del seconds
+        return self._message()
+
+    def consume(self, count: int, seconds: float) -> list[Message]:
+        del count, seconds
+        if self._is_quiet:
+            return [self._message()]
+        self._is_quiet = True
+        before = self._message()
+        for command in (self._intake._rewind, self._intake.settle):  # the worker's, while the partition waits
+            self._intake._commands.append((command, Future()))
+        self._intake._revoked(cast(Consumer, self), [TopicPartition("t", 1)])
+        return [before, self._message()]
+
+    def seek(self, target: TopicPartition) -> None:
+        self._next = target.offset
+
+    def consumer_group_metadata(self) -> bytes:
+        return b""
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        del partitions
+
+
+def test_what_was_read_before_a_rewind_is_not_kept(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a record would be processed before those that come again; their offsets would be committed over it, or under it."""
+    intake._owned["t", 1] = 1
+    intake._busy = frozenset(intake._owned)
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "_consumer", Rewinding(intake))
+        for _ in range(2):
+            intake._fill(intake._polled())
+    assert [each.offset for each in intake._buffer] == [0, 1]
+
+
+class Ending:
+    """A consumer that is replaced by another member, and fails to hand over its partitions."""
+
+    def subscribe(self, topics: list[str], **callbacks: object) -> None:
+        del topics, callbacks
+
+    def poll(self, seconds: float) -> Message:
+        del seconds
+        raise KafkaException(KafkaError(KafkaError.FENCED_INSTANCE_ID, fatal=True))
+
+    def close(self) -> None:
+        raise KafkaException(KafkaError(KafkaError._STATE, "unassign"))
+
+
+def test_nothing_is_taken_from_a_member_that_has_ended(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    intake._buffer[:] = [record(0)]
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "_consumer", Ending())
+        intake.open()
+        intake._executor.shutdown()
+    with pytest.raises(Undone):
+        intake.take(1, 0.0, threading.Event())
+
+
+class Refusing:
+    """A consumer whose committed offset in one partition is an error."""
+
+    def __init__(self, code: int) -> None:
+        self._answer = SimpleNamespace(topic="t", partition=0, offset=-1001, error=KafkaError(code))
+        self.asked = 0
+
+    def committed(self, partitions: list[TopicPartition], seconds: float) -> list[SimpleNamespace]:
+        del partitions, seconds
+        self.asked += 1
+        assert self.asked < 5, "asked on and on"
+        return [self._answer]
+
+
+def test_offsets_that_are_refused_end_the_application() -> None:
+    client = Refusing(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(ConfigurationError, match="TOPIC_AUTHORIZATION_FAILED"):
+        GroupPositions().of(cast(Consumer, client), [PLACE], threading.Event())
+
+
+def test_who_waits_for_the_offset_of_one_partition_can_be_halted() -> None:
+    halt = threading.Event()
+    halt.set()
+    client = Refusing(KafkaError.UNSTABLE_OFFSET_COMMIT)
+    with pytest.raises(Halted):
+        GroupPositions().of(cast(Consumer, client), [PLACE], halt)
+    assert client.asked == 1
