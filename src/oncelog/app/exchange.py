@@ -20,7 +20,7 @@ from typing import Final
 
 from confluent_kafka import TopicPartition
 
-from oncelog.app.errors import Undone
+from oncelog.app.errors import Halted, Undone
 from oncelog.app.intake import NOTHING, GroupPositions, Intake, Place, Positions, offsets_after
 from oncelog.app.meters import Meters
 from oncelog.app.peers import fenced_by
@@ -125,23 +125,23 @@ class Exchange:
         self._ready_intake()
 
     def close(self) -> None:
-        """Aborts what is open, leaves the group."""
-        if self._producer is not None:
-            try:
+        """Aborts what is open, leaves the group, whatever becomes of the abort: a member that stays holds its partitions."""
+        try:
+            if self._producer is not None:
                 self._producer.abort()
-            except Undone as undone:
-                log.debug("closing: %s", undone)
-            self._drop_producer()
-        if self._intake is not None:
-            self._intake.close()
-            self._intake = None
+        except (Undone, Halted) as unfinished:  # the next start ends it, or its timeout
+            log.debug("closing: %s", unfinished)
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Closes without a word to the brokers: they may be away."""
-        self._drop_producer()
-        if self._intake is not None:
-            self._intake.close()
-            self._intake = None
+        try:
+            self._drop_producer()
+        finally:
+            if self._intake is not None:
+                self._intake.close()
+                self._intake = None
 
     def _ready_producer(self) -> TransactionalProducer:
         if self._producer is None:

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -210,17 +211,19 @@ class Worker:
 
     def run(self) -> None:
         """Until the application stops. Raises AppError."""
-        try:
+        with ExitStack() as ending:  # from the last to the first, each whatever becomes of the others
+            ending.callback(self._leave)
+            ending.callback(self._processing.close)
+            ending.callback(self._states.close)
             self._exchange.open()
             while raws := self._exchange.take(1 if self._one_by_one else None):
                 self._batch(raws)
-        finally:
-            self._states.close()
-            self._processing.close()
-            if self._halt.is_set():
-                self._exchange.abandon()
-            else:
-                self._exchange.close()
+
+    def _leave(self) -> None:
+        if self._halt.is_set():
+            self._exchange.abandon()
+        else:
+            self._exchange.close()
 
     def _batch(self, raws: Sequence[Raw]) -> None:
         """One transaction over the first of these records; the rest is put back."""
