@@ -13,6 +13,7 @@ _OUTCOMES = "tests/app/test_mistakes_outcomes.py::test_mistake_"
 _REBALANCES = "tests/app/test_mistakes_rebalances.py::test_mistake_"
 _SEQUENCES = "tests/app/test_sequences.py::test_"
 _UNIT = "tests/unit/app/test_intake.py::test_"
+_ENDINGS = "tests/unit/app/test_endings.py::test_"
 
 MISTAKES = [
     Breakage(
@@ -139,8 +140,8 @@ MISTAKES = [
     Breakage(
         "mistake 16: what a sink writes is not in the transaction of its offsets",
         "app/sinks.py",
-        "            self._write(db, raws)\n            self._positions.advance(",
-        "            self._write(db, raws)\n        with self._engine.begin() as db:\n            self._positions.advance(",
+        "            self._ready_intake().read_ahead()\n            self._positions.advance(",
+        "        with self._engine.begin() as db:\n            self._positions.advance(",
         "tests/app/test_sql.py::test_a_sink_killed_at_every_step_stores_once",
     ),
     Breakage(
@@ -249,6 +250,27 @@ SEQUENCES = [
         "                self._owned.clear()\n                self._clear()\n",
         "                self._owned.clear()\n",
         _UNIT + "nothing_is_taken_from_a_member_that_has_ended",
+    ),
+    Breakage(
+        "a member stays where its transaction can't be aborted",
+        "app/exchange.py",
+        "        finally:\n            self.abandon()\n",
+        "        self.abandon()\n",
+        _ENDINGS + "the_group_is_left_though_the_transaction_can_not_be_aborted",
+    ),
+    Breakage(
+        "a sink whose member ends while it goes back ends the application",
+        "app/sinks.py",
+        "        except Undone as ended:  #",
+        "        except ZeroDivisionError as ended:  #",
+        _ENDINGS + "a_sink_begins_anew_where_its_member_ends_while_it_goes_back",
+    ),
+    Breakage(
+        "the intake stands still while a sink's database commits",
+        "app/sinks.py",
+        "            self._ready_intake().read_ahead()\n",
+        "",
+        _ENDINGS + "a_sink_reads_ahead_while_its_database_commits",
     ),
     Breakage(
         "a partition that was lost while it was paused comes back paused",

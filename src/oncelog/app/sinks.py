@@ -264,6 +264,7 @@ class SinkJob:
         started = time.monotonic()
         with self._engine.begin() as db:
             self._write(db, raws)
+            self._ready_intake().read_ahead()
             self._positions.advance(db, offsets, self._held)
         self._positions.advanced(offsets)
         seconds = time.monotonic() - started
@@ -348,9 +349,13 @@ class SinkJob:
         if undone.rejoin or undone.fenced:
             self._intake.close()
             self._intake = None
-        else:
+            return
+        try:
             self._intake.rewind()
             self._intake.settle()
+        except Undone as ended:  # the member itself, meanwhile: perhaps because another has its place
+            ended.rejoin = True
+            self._recover(ended)
 
 
 def _letter(group: str, raw: Raw, attempts: int, error: Exception) -> dict[str, object]:
