@@ -14,12 +14,13 @@ import pytest
 from tests.contracts.test_compacting import Thinning
 from tests.contracts.test_full_disk import failing
 from tests.contracts.test_segments import SIZES, Bench
-from tests.contracts.world import joined, opened
+from tests.contracts.world import joined, opened, settle
 
 from oncelog.model.errors import DamagedRecords, StorageError
 from oncelog.model.ids import LogId
 from oncelog.storage import FileStorage
 from oncelog.storage.mapped import MappedFiles
+from oncelog.storage.segments import FOOT
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def bench(tmp_path: Path) -> Any:
     bench.storage.close()
 
 
-def damage_index(bench: Bench, log: int) -> Path:
-    """One bit of the index of the log's first stretch; the file."""
+def damage_index(bench: Bench, log: int, stretch: int = 0) -> Path:
+    """One bit of the index of a stretch of the log; the file."""
     settled = bench.storage._logs.by_id[LogId(log)].settled
     assert settled is not None
-    path = bench.storage._segments.path_of(settled.segments[0])
+    path = bench.storage._segments.path_of(settled.segments[stretch])
     with path.open("r+b") as file:
-        file.seek(settled.places[0] + settled.sizes[0])
+        file.seek(settled.places[stretch] + settled.sizes[stretch])
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
@@ -80,6 +81,25 @@ def test_records_deleted_in_and_past_a_damaged_stretch(bench: Bench) -> None:
     bench.storage.trim(LogId(1), 100)
     bench.check(1, 100)
     assert bench.storage.bytes_retained(LogId(1)) == 20 * 200
+
+
+def test_all_that_is_sound_before_a_damaged_index_is_read(bench: Bench) -> None:
+    """Its readers come to the damage itself, and the damage says where it begins and ends."""
+    bench.append(1, 100)
+    bench.settle()
+    settled = bench.storage._logs.by_id[LogId(1)].settled
+    assert settled is not None and list(settled.offsets[:1]) == [0] and len(settled) > 1
+    start, end = settled.offsets[1], settled.end_of(1)
+    damage_index(bench, 1, stretch=1)
+    for offset in (0, start - 1):
+        for bytes_max in (1, 2**40):
+            sound = joined(bench.storage, 1, offset, 2**40, bytes_max)
+            assert len(sound) == 200 * (start - offset if bytes_max > 1 else 1), (offset, bytes_max)
+    with pytest.raises(DamagedRecords) as told:
+        joined(bench.storage, 1, start, 2**40, 1)
+    assert (told.value.offset, told.value.offset_end) == (start, end)
+    bench.storage.trim(LogId(1), told.value.offset_end)
+    bench.check(1, told.value.offset_end)
 
 
 @pytest.mark.parametrize("how", ["cut", "gone", "bad sector"])
@@ -173,7 +193,7 @@ def test_a_file_that_can_not_be_read_whole_is_not_written_again(
         monkeypatch.setattr("oncelog.storage.mapped.read_all", failing(os.pread, after=0, number=errno.EIO))
     for _ in range(2):
         bench.settle()
-        assert [(log, offset) for log, offset, _ in bench.told.damages] == [(1, 0)]
+        assert [(log, no.offset, no.offset_end) for log, no in bench.told.damages] == [(1, 0, 20)]
         assert path in bench.files()
         bench.append(4, 100)
         for log in (2, 4):
@@ -184,6 +204,59 @@ def test_a_file_that_can_not_be_read_whole_is_not_written_again(
         bench.settle()
         bench.settle()
         assert path not in bench.files(), "it goes when nothing is retained of it"
+    bench.storage.close()
+
+
+@pytest.mark.parametrize("how", ["foot", "directory", "gone"])
+def test_a_file_whose_directory_is_lost_is_written_again(tmp_path: Path, how: str) -> None:
+    """What is in it is known without it; a file that is gone is told to the readers of its logs, and nobody else."""
+    bench = Bench(tmp_path / "d")
+    for log, count in ((1, 20), (2, 20), (3, 100)):
+        bench.append(log, count)
+    bench.settle()
+    (path,) = bench.files()
+    bench.storage.drop(LogId(3))
+    bench.append(4, 100)
+    whole = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        directory_at = FOOT.unpack(whole[-FOOT.size :])[3]
+        at = len(whole) - FOOT.size if how == "foot" else directory_at
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    settle(bench.storage, bench.told)
+    assert bench.told.failures == []
+    assert [(log, no.offset, no.offset_end) for log, no in bench.told.damages] == (
+        [(1, 0, 20)] if how == "gone" else []
+    )
+    if how == "gone":
+        path.write_bytes(whole)
+    else:
+        bench.told.turn_until(lambda: path not in bench.files())
+    bench.reopen()
+    for log in (1, 2, 4):
+        bench.check(log)
+    bench.storage.close()
+
+
+def test_a_file_is_written_again_when_what_was_damaged_of_it_is_deleted(tmp_path: Path) -> None:
+    """Not only after the next start."""
+    bench = Bench(tmp_path / "d")
+    for log, count in ((1, 20), (2, 20), (3, 100)):
+        bench.append(log, count)
+    bench.settle()
+    (path,) = bench.files()
+    bench.storage.drop(LogId(3))
+    damage_index(bench, 1)
+    bench.settle()
+    assert path in bench.files() and len(bench.told.damages) == 1
+    bench.storage.trim(LogId(2), 5)
+    bench.settle()
+    assert path in bench.files() and len(bench.told.damages) == 1, "nothing of what is damaged went"
+    bench.storage.trim(LogId(1), 20)
+    bench.settle()
+    assert path not in bench.files() and len(bench.told.damages) == 1
+    bench.check(2, 5)
     bench.storage.close()
 
 

@@ -23,7 +23,7 @@ class Told:
     def __init__(self) -> None:
         self.position = 0
         self.failures: list[StorageError] = []
-        self.damages: list[tuple[LogId, int, DamagedRecords]] = []
+        self.damages: list[tuple[LogId, DamagedRecords]] = []
         self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
     def turn(self) -> None:
@@ -46,8 +46,8 @@ class Told:
     def failed(self, error: StorageError) -> None:
         self.failures.append(error)
 
-    def damaged(self, log: LogId, offset: int, why: DamagedRecords) -> None:
-        self.damages.append((log, offset, why))
+    def damaged(self, log: LogId, why: DamagedRecords) -> None:
+        self.damages.append((log, why))
 
 
 def batch(log: int, offset: int, size: int, timestamp: int = 0, count: int = 1) -> StoredBatch:

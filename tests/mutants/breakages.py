@@ -473,15 +473,15 @@ COMPACTION = [
         "key=lambda item: item[1]",
     ),
     Breakage(
-        "D2 what compaction has replaced is moved again",
+        "D2 what begins before its log's start is not written again",
         "storage/settling.py",
-        "            is_counting = (number, stretch.at) in round_.counting\n",
-        "            is_counting = True\n",
+        "stretch.offset_next > plan.log.offset_start",
+        "stretch.offset >= plan.log.offset_start",
     ),
     Breakage(
         "D2 a file that is being compacted is written again",
         "storage/segments.py",
-        "segment.number in self.pinned | self.damaged:",
+        "segment.number in self.pinned | self.damaged.keys():",
         "segment.number in self.damaged:",
     ),
     Breakage(

@@ -86,7 +86,7 @@ def cry_wolf(patch: Patch) -> None:
 
     def read(storage: Any, log: Any, offset: int, **about: Any) -> Any:
         if offset % 5 == 2:
-            raise DamagedRecords("nothing is damaged")
+            raise DamagedRecords("nothing is damaged", 0, 1)
         return reading(storage, log, offset, **about)
 
     patch.setattr(FileStorage, "read", read)

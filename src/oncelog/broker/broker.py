@@ -96,8 +96,8 @@ class Broker:
         self.on_pressure: Callable[[bool], None] = lambda _: None
         #: The producers that were fenced most recently, for those who ask why (rule D5).
         self.fences: deque[FencedProducer] = deque(maxlen=FENCES_MAX)
-        #: Logs of which the disk was seen to have changed something.
-        self.damaged: set[LogId] = set()
+        #: Logs of which the disk was seen to have changed something, and where that ends.
+        self._damaged: dict[LogId, int] = {}
         self._parked: dict[Ticket, Call] = {}
         self._ticket_last = 0
         self.lane.on_visible = self.fetching.wake
@@ -154,22 +154,33 @@ class Broker:
         if self.lane.failure is not None:
             call.peer.close("the storage has failed")
             return
-        if call.api_key != _FETCH:
-            self.fetching.make_way(call.peer)
         try:
+            if call.api_key != _FETCH:
+                self.fetching.make_way(call.peer)
             HANDLERS[call.api_key].handle(self, call)
         except StorageError as error:
             self.lane.failed(error)
             call.peer.close("the storage has failed")
 
-    def tell_damage(self, log_id: LogId, offset: int, no: DamagedRecords) -> None:
+    def is_damaged(self, log_id: LogId) -> bool:
+        """Whether it holds what the disk was seen to have changed: not any more when that is deleted."""
+        log = self.state.logs.get(log_id)
+        return log is not None and log.offset_start < self._damaged.get(log_id, -1)
+
+    @property
+    def damaged_count(self) -> int:
+        """Partitions that do."""
+        return sum(map(self.is_damaged, self._damaged))
+
+    def tell_damage(self, log_id: LogId, no: DamagedRecords) -> None:
         """Once for each partition: its readers come again and again."""
         log = self.state.logs.get(log_id)
-        if log is not None and log_id not in self.damaged:
-            self.damaged.add(log_id)
+        if log is not None and not self.is_damaged(log_id):
+            self._damaged[log_id] = no.offset_end
             self.log.error(
-                "damaged records", topic=log.topic, partition=log.index, offset=offset, why=no.why,
-                next_step="restore the data folder from a copy, or delete the records past it: oncelog topics trim --help",
+                "damaged records", topic=log.topic, partition=log.index, offset=no.offset, offset_end=no.offset_end,
+                why=no.why,
+                next_step="restore the data folder from a copy, or delete all before offset_end: oncelog topics trim --help",
             )  # fmt: skip
 
     # -- answering ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Looking goes in steps, so that no turn of the loop is long; the sweep itself is the storage's, on a thread. When a sweep
 is on disk and readers read what it has left, one row says how far it went; then the next log is looked for. A log that
-the disk has damaged is left alone until the next start.
+the disk has damaged is left alone until what is damaged is deleted, or the next start.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Compacting:
         for at in range(0, len(logs), _LOGS_A_TURN):
             for log_id in logs[at : at + _LOGS_A_TURN]:
                 log = state.logs.get(log_id)
-                if log is None or not log.settings.is_compacted or log_id in self._broker.damaged:
+                if log is None or not log.settings.is_compacted or self._broker.is_damaged(log_id):
                     continue
                 due = self._due(log)
                 if due is not None and (best is None or due > best):
@@ -78,7 +78,7 @@ class Compacting:
         try:
             return find_due(log, stretches, self._certain_ms(), partial(self._timestamp_at, log))
         except DamagedRecords as no:
-            broker.tell_damage(log.id, log.offset_compacted, no)
+            broker.tell_damage(log.id, no)
             return None
 
     def _certain_ms(self) -> int:
@@ -114,7 +114,7 @@ class Compacting:
         if self._is_stopped or broker.lane.failure is not None:
             return
         if sweep.damage is not None:
-            broker.tell_damage(sweep.log, sweep.offset_first, sweep.damage)
+            broker.tell_damage(sweep.log, sweep.damage)
             self.look()
         if is_whole:
             decision = decide_compacted(broker.state, sweep)

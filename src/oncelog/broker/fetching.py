@@ -287,7 +287,7 @@ class Fetching:
             try:
                 pieces = self._read_sound(log, wanted.offset, end, min(wanted.bytes_max, bytes_left))
             except DamagedRecords as no:
-                self._broker.tell_damage(log.id, wanted.offset, no)
+                self._broker.tell_damage(log.id, no)
                 return FetchedPartition(index, no.code, -1, -1, -1, None, ())
         aborted = _aborted(log, wanted.offset, pieces) if is_committed else None
         return FetchedPartition(index, 0, *bounds.shown, aborted, pieces)

@@ -78,7 +78,7 @@ class Lane:
         #: Called once when the storage has failed (law 7); set by the broker.
         self.on_failure: Callable[[StorageError], None] = lambda _: None
         #: Called where the storage meets damage that no reader has met; set by the broker.
-        self.on_damage: Callable[[LogId, int, DamagedRecords], None] = lambda _log, _offset, _why: None
+        self.on_damage: Callable[[LogId, DamagedRecords], None] = lambda _log, _why: None
         #: Called with True when too much waits for the disk, with False when no more; set by the broker.
         self.on_pressure: Callable[[bool], None] = lambda _: None
         self.failure: StorageError | None = None
@@ -256,9 +256,9 @@ class Lane:
             self.failure = error
             self.on_failure(error)
 
-    def damaged(self, log: LogId, offset: int, why: DamagedRecords) -> None:
+    def damaged(self, log: LogId, why: DamagedRecords) -> None:
         """See the storage's contract."""
-        self.on_damage(log, offset, why)
+        self.on_damage(log, why)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 

@@ -183,7 +183,7 @@ class Node:
             clock_ms=broker.now_ms,
             journal_bytes=lambda: broker.storage.journal_bytes,
             unsynced_bytes=lambda: broker.storage.bytes_unsynced,
-            damaged_count=lambda: sum(log_id in broker.state.logs for log_id in broker.damaged),
+            damaged_count=lambda: broker.damaged_count,
         )
         return {
             "/metrics": lambda: Answer(200, text_of(collector), CONTENT_TYPE),

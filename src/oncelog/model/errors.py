@@ -118,10 +118,14 @@ class Refusal(Exception):
 
 
 class DamagedRecords(Refusal):
-    """Stored batches are not what was written: whoever asks for them is refused (CORRUPT_MESSAGE), nothing else is touched."""
+    """Stored batches are not what was written: whoever asks for them is refused (CORRUPT_MESSAGE), nothing else is touched.
 
-    def __init__(self, why: str) -> None:
+    What could not be given lies from ``offset`` on and before ``offset_end``.
+    """
+
+    def __init__(self, why: str, offset: int, offset_end: int) -> None:
         super().__init__(ErrorCode.CORRUPT_MESSAGE, why)
+        self.offset, self.offset_end = offset, offset_end
 
 
 class StorageError(Exception):

@@ -84,7 +84,7 @@ class Source:
                 ends = (*chunk.offsets[1:], chunk.offset_next)
                 for offset, end, piece in zip(chunk.offsets, ends, chunk.pieces, strict=True):
                     if not self._are_sound(piece, offset, end):
-                        raise damaged(self._files.path_of(number), stretch.at, offset)
+                        raise damaged(self._files.path_of(number), stretch.at, offset, end)
             yield chunk
 
 

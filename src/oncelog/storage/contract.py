@@ -103,7 +103,7 @@ class Notify(Protocol):
     def failed(self, error: StorageError) -> None:
         """The storage has failed for good."""
 
-    def damaged(self, log: LogId, offset: int, why: DamagedRecords) -> None:
+    def damaged(self, log: LogId, why: DamagedRecords) -> None:
         """The disk was met to have changed something of a log at or after ``offset``, though nobody has read it."""
 
 

@@ -449,18 +449,20 @@ class FileStorage(Reading):
 
     def _read_stored(self, index: LogIndex, start: int, end: int) -> list[bytes | memoryview]:
         place = index.locations[start]
+        bounds = [*index.offsets[start : end + 1], index.offset_next]
         try:
-            with told_as_damage(self._journal.path_of(place >> PLACE_BITS), place & PLACE_MASK, index.offsets[start]):
+            with told_as_damage(
+                self._journal.path_of(place >> PLACE_BITS), place & PLACE_MASK, bounds[0], bounds[end - start]
+            ):
                 pieces = self._journal.read(index.locations[start:end], index.lengths[start:end])
         except OSError as error:
             raise self._read_failed(self._folder.journal, error) from error
         if self._are_sound is not None:
-            bounds = [*index.offsets[start : end + 1], index.offset_next]
             for piece, offset, after, place in zip(
                 pieces, bounds, bounds[1:], index.locations[start:end], strict=False
             ):
                 if not self._are_sound(piece, offset, after):
-                    raise damaged(self._journal.path_of(place >> PLACE_BITS), place & PLACE_MASK, offset)
+                    raise damaged(self._journal.path_of(place >> PLACE_BITS), place & PLACE_MASK, offset, after)
         return pieces
 
     # -- the end ------------------------------------------------------------------------------------------------------

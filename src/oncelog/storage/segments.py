@@ -59,15 +59,17 @@ _LACKED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 AreSound = Callable[[bytes | memoryview, int, int], bool]
 
 
-def damaged(path: Path, at: int, offset: int) -> DamagedRecords:
-    """What readers are told of batches from ``offset`` on that the disk has changed."""
+def damaged(path: Path, at: int, offset: int, offset_end: int) -> DamagedRecords:
+    """What readers are told of batches between two offsets that the disk has changed."""
     return DamagedRecords(
-        f"{path} is damaged at or after byte {at}: batches from offset {offset} on are not what was written"
+        f"{path} is damaged at or after byte {at}: batches from offset {offset} on are not what was written",
+        offset,
+        offset_end,
     )
 
 
 @contextmanager
-def told_as_damage(path: Path, at: int, offset: int) -> Iterator[None]:
+def told_as_damage(path: Path, at: int, offset: int, offset_end: int) -> Iterator[None]:
     """For its readers what the disk does not give at all is as lost as what it has changed. Raises DamagedRecords, OSError."""
     try:
         yield
@@ -75,7 +77,8 @@ def told_as_damage(path: Path, at: int, offset: int) -> Iterator[None]:
         if error.errno in _LACKED:
             raise
         why = error.strerror or error
-        raise DamagedRecords(f"{path} can't be read at byte {at}, from offset {offset} on: {why}") from error
+        said = f"{path} can't be read at byte {at}, from offset {offset} on: {why}"
+        raise DamagedRecords(said, offset, offset_end) from error
 
 
 class Segment:
@@ -108,7 +111,8 @@ class Segments:
         #: Files that a compaction reads: neither written again nor removed meanwhile.
         self.pinned: set[int] = set()
         #: Files that could not be read whole: they are not written again, and stay until nothing is retained of them.
-        self.damaged: set[int] = set()
+        #: The log is the one that was met damaged in it.
+        self.damaged: dict[int, LogId] = {}
         self.number_next = 1
         self._open: OrderedDict[int, int] = OrderedDict()
         self._indexes: OrderedDict[tuple[int, int], StretchIndex] = OrderedDict()
@@ -156,18 +160,20 @@ class Segments:
         settled = index.settled
         if settled is None:
             settled = index.settled = Stretches()
-        self._forget(settled.put(number, stretch))
+        self._forget(index.id, settled.put(number, stretch))
         segment = self.files[number]
         segment.bytes_retained += stretch.size
         segment.stretches_retained += 1
         self.empty.discard(number)
         index.offset_next = max(index.offset_next, stretch.offset_next)
 
-    def _forget(self, stretches: list[tuple[int, int]]) -> None:
+    def _forget(self, log: LogId, stretches: list[tuple[int, int]]) -> None:
         for number, size in stretches:
             segment = self.files[number]
             segment.bytes_retained -= size
             segment.stretches_retained -= 1
+            if self.damaged.get(number) == log:
+                del self.damaged[number]  # what is forgotten may be what was damaged: it is tried again
             if not segment.stretches_retained:
                 self.empty.add(number)
 
@@ -187,7 +193,7 @@ class Segments:
         settled = index.settled
         if settled is None:
             return
-        self._forget(settled.cut_before(index.offset_start))
+        self._forget(index.id, settled.cut_before(index.offset_start))
         if not settled:
             index.settled = None
         elif index.offset_start > settled.offsets[0]:
@@ -201,7 +207,7 @@ class Segments:
     def drop(self, index: LogIndex) -> None:
         """Forget all of a log."""
         if index.settled is not None:
-            self._forget(list(zip(index.settled.segments, index.settled.sizes, strict=True)))
+            self._forget(index.id, list(zip(index.settled.segments, index.settled.sizes, strict=True)))
             index.settled = None
 
     def to_rewrite(self) -> list[int]:
@@ -209,7 +215,7 @@ class Segments:
         chosen: list[Segment] = []
         small: dict[int, list[Segment]] = {}
         for segment in self.files.values():
-            if not segment.stretches_retained or segment.number in self.pinned | self.damaged:
+            if not segment.stretches_retained or segment.number in self.pinned | self.damaged.keys():
                 continue
             if segment.bytes_retained < segment.size * _LIVE_SHARE:
                 chosen.append(segment)
@@ -234,7 +240,7 @@ class Segments:
         for number in numbers:
             segment = self.files.pop(number)
             self.empty.discard(number)
-            self.damaged.discard(number)
+            self.damaged.pop(number, None)
             assert not segment.stretches_retained, f"segment file {number} is still needed"
             if (descriptor := self._open.pop(number, None)) is not None:
                 os.close(descriptor)
@@ -244,24 +250,36 @@ class Segments:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, settled: Stretches, offset: int, offset_end: int, bytes_max: int) -> tuple[list[bytes], int, bool]:
-        """Batches as the contract says (rule R4): (pieces, bytes left, whether the read goes on after them)."""
+        """Batches as the contract says (rule R4): (pieces, bytes left, whether the read goes on after them).
+
+        It ends before a stretch that is damaged: who comes for that one is told.
+        """
         pieces: list[bytes] = []
         left = bytes_max
         for at in settled.span(offset, offset_end):
-            batches = self._index_of(settled, at)
+            try:
+                batches = self._index_of(settled, at)
+            except DamagedRecords:
+                if pieces:
+                    return pieces, left, False
+                raise
             start = max(batches.place(offset), settled.skipped_batches if at == 0 else 0)
             fit, end = batches.fit(start, offset_end, left)
             if fit == start and start < end and not pieces:
                 fit = start + 1
             if fit > start:
                 begin, size = batches.begin_of(start), batches.ends[fit - 1] - batches.begin_of(start)
-                place = settled.places[at] + begin
-                with told_as_damage(self.path_of(settled.segments[at]), place, batches.offsets[start]):
+                path, place, first = (
+                    self.path_of(settled.segments[at]),
+                    settled.places[at] + begin,
+                    batches.offsets[start],
+                )
+                after = batches.offsets[fit] if fit < len(batches.offsets) else settled.end_of(at)
+                with told_as_damage(path, place, first, after):
                     pieces.append(read_all(self._descriptor(settled.segments[at]), size, place))
                 left -= size
-                after = batches.offsets[fit] if fit < len(batches.offsets) else settled.end_of(at)
-                if self._are_sound is not None and not self._are_sound(pieces[-1], batches.offsets[start], after):
-                    raise damaged(self.path_of(settled.segments[at]), place, batches.offsets[start])
+                if self._are_sound is not None and not self._are_sound(pieces[-1], first, after):
+                    raise damaged(path, place, first, after)
             if fit < end or end < len(batches.offsets):
                 return pieces, left, False
         return pieces, left, settled.offset_next < offset_end
@@ -297,10 +315,11 @@ class Segments:
         if found is not None:
             self._indexes.move_to_end((number, place))
             return found
-        path, index_at, offset = self.path_of(number), place + settled.sizes[at], settled.offsets[at]
-        with told_as_damage(path, index_at, offset):
+        path, index_at = self.path_of(number), place + settled.sizes[at]
+        bounds = settled.offsets[at], settled.end_of(at)
+        with told_as_damage(path, index_at, *bounds):
             descriptor = self._descriptor(number)
-        found = read_index(descriptor, path, index_at, settled.counts[at], settled.crcs[at], offset)
+        found = read_index(descriptor, path, index_at, settled.counts[at], settled.crcs[at], *bounds)
         self._indexes[number, place] = found
         if len(self._indexes) > _INDEXES_MAX:
             self._indexes.popitem(last=False)
@@ -323,12 +342,15 @@ class Segments:
         self._open.clear()
 
 
-def read_index(descriptor: int, path: Path, at: int, count: int, crc: int, offset: int) -> StretchIndex:
-    """The index of a stretch, which begins with ``offset``. Raises DamagedRecords."""
-    with told_as_damage(path, at, offset):
+def read_index(
+    descriptor: int, path: Path, at: int, count: int, crc: int, offset: int, offset_end: int
+) -> StretchIndex:
+    """The index of a stretch, which lies between two offsets. Raises DamagedRecords."""
+    with told_as_damage(path, at, offset, offset_end):
         data = read_all(descriptor, StretchIndex.size_of(count), at)
     if crc32c(data) != crc:
-        raise DamagedRecords(f"{path} is damaged at byte {at}: the index of the batches from offset {offset} on")
+        said = f"{path} is damaged at byte {at}: the index of the batches from offset {offset} on"
+        raise DamagedRecords(said, offset, offset_end)
     return StretchIndex.from_bytes(data, count)
 
 

@@ -35,7 +35,7 @@ from oncelog.storage.folder import Folder, sync_file, sync_folder, why
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, Journal
 from oncelog.storage.mapped import MappedFiles
-from oncelog.storage.segments import SegmentFile, Segments, read_index, read_segment, told_as_damage
+from oncelog.storage.segments import SegmentFile, Segments, read_index, told_as_damage
 from oncelog.storage.stretches import Stretch, StretchIndex
 from oncelog.storage.writing import Chunk, SegmentWriter
 
@@ -61,7 +61,6 @@ class Damage(NamedTuple):
     """What was met in a segment file that was to be written again."""
 
     log: LogId
-    offset: int
     why: DamagedRecords
 
 
@@ -80,15 +79,16 @@ class Round:
         self.place, self.rows = place, rows
         #: Batches before this place of the journal move.
         self.moved_below = moved_below
-        #: The number that a new segment file gets; those written again; those that still count; those of no use.
+        #: The number that a new segment file gets; those written again, with how often they were merged; those that still
+        #: count; those of no use.
         self.segment = segment
-        self.rewritten: list[int] = []
+        self.rewritten: dict[int, int] = {}
         self.kept: list[int] = []
         self.unneeded: list[int] = []
         #: What was met in files that are left as they are.
         self.damages: dict[int, Damage] = {}
-        #: Stretches of files to be written again that still count, as (file, place): compaction may have replaced others.
-        self.counting: set[tuple[int, int]] = set()
+        #: By log, in order: the stretches of files to be written again that still count, with their files.
+        self.old: dict[LogId, list[tuple[int, Stretch]]] = {}
         #: A log of which all moves, whatever the place; and the file of a compaction, which counts from now on.
         self.moved_whole: LogId | None = None
         self.compacted: SegmentFile | None = None
@@ -99,7 +99,7 @@ class Round:
 
     def leave(self, number: int, damage: Damage) -> None:
         """Write a file not again after all."""
-        self.rewritten.remove(number)
+        del self.rewritten[number]
         self.kept.append(number)
         self.damages[number] = damage
 
@@ -167,7 +167,7 @@ def move(folder: Folder, round_: Round, breathe: Callable[[], None]) -> SegmentF
 
 
 def _moved(folder: Folder, round_: Round, breathe: Callable[[], None]) -> SegmentFile | None:
-    old, merges = _old_stretches(folder, round_)
+    old, merges = _old_stretches(round_), max(round_.rewritten.values(), default=-1) + 1
     plans = [plan for plan in round_.plans if plan.moved > plan.first or plan.log.id in old]
     if not plans:
         return None
@@ -189,7 +189,7 @@ def _moved(folder: Folder, round_: Round, breathe: Callable[[], None]) -> Segmen
                         for chunk in old_chunks(files, number, stretch, plan.log.offset_start):
                             writer.add(chunk)
                     except DamagedRecords as no:
-                        raise _Unreadable(number, Damage(plan.log.id, stretch.offset, no)) from no
+                        raise _Unreadable(number, Damage(plan.log.id, no)) from no
                 _move_from_journal(files, plan, writer)
         file = writer.finish(round_.segment, merges)
         is_needed = bool(file.stretches)
@@ -203,27 +203,18 @@ def _moved(folder: Folder, round_: Round, breathe: Callable[[], None]) -> Segmen
     return file
 
 
-def _old_stretches(folder: Folder, round_: Round) -> tuple[dict[LogId, list[tuple[int, Stretch]]], int]:
-    """By log, in order: the stretches of the files to be written again; and how often they were merged by then."""
-    logs = {plan.log.id: plan.log for plan in round_.plans} if round_.rewritten else {}
+def _old_stretches(round_: Round) -> dict[LogId, list[tuple[int, Stretch]]]:
+    """By log, in order: what is to be written again of the old files, with their numbers."""
     found: dict[LogId, list[tuple[int, Stretch]]] = {}
-    merges = 0
-    for number in round_.rewritten:
-        file = read_segment(folder.segments / f"{number:016d}.segment")
-        merges = max(merges, file.merges + 1)
-        for stretch in file.stretches:
-            index = logs.get(stretch.log)
-            is_counting = (number, stretch.at) in round_.counting
+    for plan in round_.plans:
+        for number, stretch in round_.old.get(plan.log.id, ()):
             if (
-                is_counting
-                and index is not None
-                and index.settled is not None
-                and stretch.offset_next > index.offset_start
+                number in round_.rewritten
+                and stretch.offset_next > plan.log.offset_start
+                and plan.log.settled is not None
             ):
-                found.setdefault(stretch.log, []).append((number, stretch))
-    for stretches in found.values():
-        stretches.sort(key=lambda item: item[1].offset)
-    return found, merges
+                found.setdefault(plan.log.id, []).append((number, stretch))
+    return found
 
 
 def _move_from_journal(files: MappedFiles, plan: Plan, writer: SegmentWriter) -> None:
@@ -254,17 +245,17 @@ def old_chunks(files: MappedFiles, number: int, stretch: Stretch, offset_start: 
     Raises DamagedRecords.
     """
     path = files.path_of(number)
-    with told_as_damage(path, stretch.at, stretch.offset):
+    bounds = stretch.offset, stretch.offset_next
+    with told_as_damage(path, stretch.at, *bounds):
         descriptor = files.segment(number)
-    index_at = stretch.at + stretch.size
-    batches = read_index(descriptor, path, index_at, stretch.batches, stretch.index_crc, stretch.offset)
+    batches = read_index(descriptor, path, stretch.at + stretch.size, stretch.batches, stretch.index_crc, *bounds)
     at = batches.place(offset_start)
     while at < stretch.batches:
         lengths = _lengths(batches, at, min(at + _CHUNK_BATCHES, stretch.batches))
         to = _chunk_end(lengths) + at
         del lengths[to - at :]
         offset_next = batches.offsets[to] if to < stretch.batches else stretch.offset_next
-        with told_as_damage(path, stretch.at + batches.begin_of(at), batches.offsets[at]):
+        with told_as_damage(path, stretch.at + batches.begin_of(at), batches.offsets[at], offset_next):
             pieces = files.of_segment(number, stretch.at + batches.begin_of(at), lengths)
         yield Chunk(batches.offsets[at:to], batches.timestamps[at:to], lengths, offset_next, pieces)
         at = to
@@ -327,7 +318,10 @@ class Settler:
     def begin(self, position: Position, moved_whole: LogId | None, compacted: SegmentFile | None) -> None:
         """Begin a round as of ``position``, up to which all is written; see ``Round`` for what compaction wants of it."""
         self._round = self._new_round(position, self._journal.kept_from(self._bytes_kept) << PLACE_BITS)
-        self._round.rewritten = self._segments.to_rewrite() if not self._is_hurried() else []
+        if not self._is_hurried():
+            self._round.rewritten = {
+                number: self._segments.files[number].merges for number in self._segments.to_rewrite()
+            }
         self._round.moved_whole, self._round.compacted = moved_whole, compacted
         self._steps = self._plan(self._round)
         self._step()
@@ -367,9 +361,9 @@ class Settler:
             for index in indexes[at : at + _LOGS_A_STEP]:
                 if (plan := plan_of(index, round_, self._rollings)) is not None:
                     round_.plans.append(plan)
-                if round_.rewritten and (settled := index.settled) is not None:
-                    places = zip(settled.segments, settled.places, strict=True)
-                    round_.counting.update(place for place in places if place[0] in gone)
+                settled = index.settled if round_.rewritten else None
+                if settled is not None and (old := settled.listed(index.id, of=round_.rewritten)):
+                    round_.old[index.id] = old
 
     def _run(self) -> None:
         """On the thread."""
@@ -433,10 +427,10 @@ class Settler:
         yield
         if round_.compacted is not None:
             self._install_compacted(round_.compacted)
-        gone = self._segments.give_up(round_.unneeded + round_.rewritten)
+        gone = self._segments.give_up([*round_.unneeded, *round_.rewritten])
         if gone:
             self._jobs.put(gone)
-        self._segments.damaged.update(round_.damages)
+        self._segments.damaged.update((number, damage.log) for number, damage in round_.damages.items())
         for damage in round_.damages.values():
             self._on_damage(damage)
         self._round = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Final, NamedTuple
 
 from oncelog.model.ids import LogId
@@ -133,13 +133,14 @@ class Stretches:
             return range(0)
         return range(self.place(offset_start), bisect_left(self.offsets, offset_end))
 
-    def listed(self, log: LogId) -> list[tuple[int, Stretch]]:
-        """All of them with their segment files, the oldest first."""
+    def listed(self, log: LogId, of: Container[int] | None = None) -> list[tuple[int, Stretch]]:
+        """All of them, or those ``of`` some segment files, with their files; the oldest first."""
         return [
             (segment, Stretch(log, offset, self.end_of(at), timestamp_max, place, size, count, crc))
             for at, (offset, timestamp_max, segment, place, size, count, crc) in enumerate(
                 zip(*self._columns(), strict=True)
             )
+            if of is None or segment in of
         ]
 
     def put(self, segment: int, new: Stretch) -> list[tuple[int, int]]:

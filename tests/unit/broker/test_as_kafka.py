@@ -47,7 +47,7 @@ def test_damage_met_by_a_look_up_is_told(desk: Desk) -> None:
     desk.broker.log = log
 
     def damaged(*_: Any, **__: Any) -> Any:
-        raise DamagedRecords("the disk has changed the index")
+        raise DamagedRecords("the disk has changed the index", 7, 9)
 
     desk.storage.find_time = damaged  # type: ignore[attr-defined]
     for _ in range(2):
@@ -56,6 +56,7 @@ def test_damage_met_by_a_look_up_is_told(desk: Desk) -> None:
         assert topic.partitions[0].error_code == ErrorCode.CORRUPT_MESSAGE
     ((event, fields),) = told
     assert (event, fields["topic"], fields["why"]) == ("damaged records", "t", "the disk has changed the index")
+    assert (fields["offset"], fields["offset_end"]) == (7, 9), "what to give to oncelog topics trim"
 
 
 @pytest.mark.parametrize("records", [None, b""])

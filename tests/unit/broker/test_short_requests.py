@@ -19,13 +19,13 @@ from oncelog.engine import state as state_module
 from oncelog.engine.groups import classic, transactional
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import check_batch
-from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal
+from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal, StorageError
 from oncelog.model.ids import Epoch, ProducerId
 from oncelog.model.limits import ID_CHARACTERS_MAX
 from oncelog.model.records import record_places
 from oncelog.storage.contract import TimedBatch
 
-FETCH, DELETE_TOPICS, END_TXN = 1, 20, 26
+FETCH, DELETE_TOPICS, DELETE_RECORDS, END_TXN, METADATA = 1, 20, 21, 26, 3
 PRODUCE, LIST_OFFSETS, OFFSET_COMMIT, OFFSET_FETCH, DESCRIBE_GROUPS = 0, 2, 8, 9, 15
 INIT_PRODUCER_ID, TXN_OFFSET_COMMIT, WRITE_TXN_MARKERS, DESCRIBE_LOG_DIRS = 22, 28, 27, 35
 JOIN_GROUP, ADD_PARTITIONS = 11, 24
@@ -381,6 +381,36 @@ class TestFetches:
         assert [part.error_code for part in told] == [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION] * 2
 
 
+def test_damage_is_over_when_it_is_deleted(desk: Desk) -> None:
+    """Nobody has to start the broker again; what is met later is told again."""
+    lines: list[tuple[int, int]] = []
+    desk.broker.log.error = lambda _, **more: lines.append((more["offset"], more["offset_end"]))  # type: ignore[method-assign]
+    desk.produce("t", 3)
+    broker, log_id = desk.broker, desk.broker.state.topics["t"].logs[0]
+    for _ in range(2):
+        broker.tell_damage(log_id, DamagedRecords("it is damaged", 0, 2))
+    assert (broker.is_damaged(log_id), broker.damaged_count, lines) == (True, 1, [(0, 2)])
+    named = [{"name": "t", "partitions": [{"partition_index": 0, "offset": 2}]}]
+    (topic,) = desk.ask(DELETE_RECORDS, 2, topics=named, timeout=1_000).topics
+    assert topic.partitions[0].error_code == ErrorCode.NONE
+    assert (broker.is_damaged(log_id), broker.damaged_count) == (False, 0)
+    broker.tell_damage(log_id, DamagedRecords("it is damaged", 2, 3))
+    assert (broker.is_damaged(log_id), lines) == (True, [(0, 2), (2, 3)])
+
+
+def test_a_storage_that_fails_for_who_was_in_the_way_stops_the_broker(desk: Desk) -> None:
+    """Law 7: another request of the same peer answers a fetch that waits, and that reads."""
+
+    def failing(*_: Any) -> None:
+        raise StorageError("the disk has failed")
+
+    desk.broker.fetching.make_way = failing  # type: ignore[method-assign]
+    desk.broker.log.error = lambda *_, **__: None  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="closed: the storage has failed"):
+        desk.send(METADATA, 12, topics=None)
+    assert str(desk.broker.lane.failure) == "the disk has failed"
+
+
 def test_damaged_records_are_told_to_their_readers_only(desk: Desk) -> None:
     """No reader gets what the disk has changed; the partition says so, all others go on, the log says it once (D2)."""
     lines: list[dict[str, Any]] = []
@@ -392,7 +422,7 @@ def test_damaged_records_are_told_to_their_readers_only(desk: Desk) -> None:
 
     def read_damaged(log: Any, offset: int, *, bytes_max: int, **_: Any) -> list[bytes]:
         if log == damaged and (bytes_max > 1 or offset > 0):
-            raise DamagedRecords("the disk has changed them")
+            raise DamagedRecords("the disk has changed them", 1, 2)
         return [client_batch(count=3)]
 
     desk.storage.read = read_damaged  # type: ignore[attr-defined]

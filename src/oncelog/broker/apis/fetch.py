@@ -71,7 +71,7 @@ def _list_offsets(broker: Broker, call: Call) -> Iterator[None]:
                 place = yield from _find(broker, log, part.timestamp, is_committed=is_committed)
             except DamagedRecords as no:
                 assert log is not None
-                broker.tell_damage(log.id, log.offset_start, no)
+                broker.tell_damage(log.id, no)
                 code = broker.refused(call, no)
             except Refusal as no:
                 code = broker.refused(call, no)
