@@ -59,4 +59,11 @@ def equip(project: Path) -> None:
 
 def run_make(project: Path, *targets: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """The project's own Makefile."""
-    return subprocess.run(["make", *targets], cwd=project, capture_output=True, text=True, timeout=seconds, check=False)
+    return subprocess.run(
+        ["make", "--no-print-directory", *targets],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )

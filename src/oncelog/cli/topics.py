@@ -21,7 +21,10 @@ _SET_ON_TOPIC: Final = 1
 _EARLIEST: Final = -2
 _LATEST: Final = -1
 _TIMEOUT_MS: Final = 15_000
-_COMPACTED_ONLY: Final = "The topic is only compacted: set cleanup.policy=compact,delete on it before."
+_COMPACTED_ONLY: Final = (
+    "The topic is only compacted: set cleanup.policy=compact,delete and retention.ms=-1 on it in one request (else what is "
+    "older than a week goes too), trim, then set both back."
+)
 
 app = App(name="topics", help=f"List, create, describe and delete the topics of a running cluster.\n\n{EXIT_CODES}")
 

@@ -12,7 +12,7 @@ FRAME_BYTES_MAX: Final = 104_857_600
 #: Open connections; each costs a socket and a small buffer.
 CONNECTIONS_MAX: Final = 10_000
 #: Descriptors that connections leave to the storage's files and to all else: without one for a file the broker would stop.
-DESCRIPTORS_KEPT: Final = 256
+DESCRIPTORS_KEPT: Final = 384
 #: Requests of one connection that are read but not answered; more are left in the socket.
 REQUESTS_IN_FLIGHT_MAX: Final = 100
 #: Bytes of replies that one connection has not taken yet; above it nothing more is read from it.

@@ -114,10 +114,12 @@ def read_checkpoint(folder: Path) -> Loaded | None:
         return _load(path.read_bytes())
     except struct.error as error:
         raise StorageError(
-            f"The checkpoint {path} is damaged (it ends too early): restore the file from a copy."
+            f"The checkpoint {path} is damaged (it ends too early): restore the data folder from a copy."
         ) from error
     except ValueError as error:
-        raise StorageError(f"The checkpoint {path} is damaged ({error}): restore the file from a copy.") from error
+        raise StorageError(
+            f"The checkpoint {path} is damaged ({error}): restore the data folder from a copy."
+        ) from error
 
 
 def _load(data: bytes) -> Loaded:

@@ -45,11 +45,13 @@ class JournalReader:
         for generation, end in sorted(self._needed.items()):
             file = self._files.get(generation)
             if file is None:
-                raise StorageError(f"The journal's file {generation:016d} is missing: restore it from a copy.")
+                raise StorageError(
+                    f"The journal's file {generation:016d} is missing: restore the data folder from a copy."
+                )
             if (size := file.path.stat().st_size) < end:
                 raise StorageError(
                     f"The journal is damaged: {file.path} ends at byte {size}, and {end} were safe. Nothing was changed; "
-                    "restore the file from a copy."
+                    "restore the data folder from a copy."
                 )
 
     def _entries_of(self, generation: int) -> Iterator[tuple[int, Found]]:
@@ -84,12 +86,12 @@ class JournalReader:
         if file is None and not self.position:
             return (
                 f"The checkpoint is missing: the journal begins with {min(self._files.values()).path.name}. Nothing was "
-                "changed; restore the file 'checkpoint' from a copy."
+                "changed; restore the data folder from a copy."
             )
         where = f"{file.path} has a bad entry" if file is not None else f"its file {self.generation:016d} is missing"
         return (
             f"The journal is damaged: {where} at offset {self.offset}, but sound entries follow. Nothing was changed; "
-            "restore the file from a copy."
+            "restore the data folder from a copy."
         )
 
     def _read(self, generation: int) -> bytes:
