@@ -352,8 +352,8 @@ class Intake:
         """What the client has ready: waits for a first message, then takes the others with it, in one call.
 
         Both calls run the callbacks of rebalances, so both may fail by them; and the first message may be of a partition that
-        was handed over during the second. Where the second call has gone back, some of this may be from before: the client
-        drops what it has not given away, and that not always. So it is done again when nothing is on its way.
+        was handed over during the second. Where the second call has gone back, the first message is from before. So it goes
+        back once more, now that nothing is on its way, and we need not know what the client has dropped by itself.
         """
         try:
             first = self._consumer.poll(POLL_SECONDS)
