@@ -40,8 +40,8 @@ T = TypeVar("T")
 _SEPARATOR: Final = b"\x00"
 #: What nobody can change.
 _IMMUTABLE: Final = frozenset((int, str, float, bool, type(None)))
-#: Of the defaults that a handler gives itself, those that it may mean to fill.
-_EMPTY: Final[tuple[object, ...]] = ([], {})
+#: Empty defaults of these classes are those that a handler may mean to fill. Others are not even compared: they may be anything.
+_TO_FILL: Final = (list, dict)
 _MISSING: Final = object()
 _READ_AT_ONCE: Final = 1000
 _CACHE_KIB: Final = 8192
@@ -254,13 +254,23 @@ class PartitionState:
         self._batch: dict[bytes, bytes | None] = {}
         self._record: dict[bytes, bytes | None] = {}
         self._lent: list[tuple[bytes, Any, bytes]] = []
+        #: A handler may catch whatever it likes; that the table can't be read ends the application all the same.
+        self._failure: ConfigurationError | None = None
 
     def get(self, key: bytes) -> bytes | None:
         """As the handler sees it."""
         for layer in (self._record, self._batch):
             if key in layer:
                 return layer[key]
-        return self.table.get(key)
+        try:
+            return self.table.get(key)
+        except ConfigurationError as error:
+            self._failure = error
+            raise
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """None deletes."""
@@ -271,9 +281,10 @@ class PartitionState:
         self._lent.append((key, value, msgspec.json.encode(value)))
 
     def end_turn(self) -> None:
-        """The handler has returned. ConfigurationError if it has changed a value and not stored it."""
+        """The handler has returned. ConfigurationError if it has changed a value and not stored it, or the table has failed."""
         self.turn += 1
         lent, self._lent = self._lent, []
+        self._raise_failure()
         for key, value, before in lent:
             if self._record.get(key, before) == before and msgspec.json.encode(value) != before:
                 self.drop_record()
@@ -285,7 +296,11 @@ class PartitionState:
 
     def keys(self, prefix: bytes) -> list[bytes]:
         """All that have a value, sorted."""
-        known = set(self.table.keys(prefix))
+        try:
+            known = set(self.table.keys(prefix))
+        except ConfigurationError as error:
+            self._failure = error
+            raise
         for layer in (self._batch, self._record):
             for key, value in layer.items():
                 if key.startswith(prefix):
@@ -298,10 +313,11 @@ class PartitionState:
         self._record.clear()
 
     def drop_record(self) -> None:
-        """It has failed."""
+        """It has failed. ConfigurationError if the table had failed before: that is nothing for a dead letter."""
         self.turn += 1
         self._lent.clear()
         self._record.clear()
+        self._raise_failure()
 
     def changes(self) -> dict[bytes, bytes | None]:
         """What the batch has changed."""
@@ -332,7 +348,8 @@ class Store:
         full = self._prefix + _key_bytes(key)
         found = self._now().get(full)
         value = default if found is None else msgspec.json.decode(found, type=type)
-        if value.__class__ not in _IMMUTABLE and (found is not None or value in _EMPTY):
+        cls = value.__class__
+        if cls not in _IMMUTABLE if found is not None else cls in _TO_FILL and not value:
             self._state.lend(full, value)
         return value
 
