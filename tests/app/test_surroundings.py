@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import ConfigResource
 from confluent_kafka.cimpl import NewPartitions
 from tests.app.test_state import assert_counted, counter, histories
 from tests.support.apps import CLIENT, Child, counted, feed, numbers, once, until, until_done
@@ -24,6 +25,7 @@ from tests.support.fixtures import Broker
 from oncelog.app import App, ConfigurationError, Context, Out, Record, state, worker
 from oncelog.app.settings import Cluster
 from oncelog.app.state import FileTable, MemoryTable
+from oncelog.app.topics import create_compacted
 from oncelog.app.worker import States
 
 Unique = Callable[[str], str]
@@ -85,7 +87,7 @@ def test_a_checkpoint_is_of_partitions_that_the_commit_speaks_of(
     """Two topics came with one assignment, and the partition of one has left since: a commit of the other is no word on it."""
     for name, value in (("Changelog", Ends), ("_CHECKPOINT_SECONDS", 0.0)):
         monkeypatch.setattr(worker, name, value)
-    monkeypatch.setattr(worker, "create_compacted", lambda cluster, wanted: None)
+    monkeypatch.setattr(worker, "create_compacted", lambda cluster, wanted, **given: None)
     monkeypatch.setattr(worker, "partitions_of", lambda cluster, topic: 1)
     app = App("a")
 
@@ -390,3 +392,28 @@ def test_a_changelog_that_would_forget_is_refused(broker: Broker, unique: Unique
     with pytest.raises(ConfigurationError, match=r"cleanup\.policy=delete: what it is to keep would be forgotten"):
         app.running().wait()
     assert counted(broker.bootstrap, target) == {}
+
+
+def test_a_changelog_that_forgets_deletions_too_soon_is_refused(broker: Broker, unique: Unique, tmp_path: Path) -> None:
+    """A checkpoint of up to 12 hours is gone on from: what was deleted since has to be told by the changelog still."""
+    name, source, target = make(broker.bootstrap, unique)
+    changelog = f"{name}.count.changelog"
+    create_topic(broker.bootstrap, changelog, cleanup_policy="compact", delete_retention_ms=3_600_000)
+    app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT)
+    counter(app, source, target)
+    feed(broker.bootstrap, source, ["x"])
+    running = app.running()
+    until(lambda: not running.is_running, "the application to end")
+    with pytest.raises(ConfigurationError, match=r"delete\.retention\.ms=3600000: .*Set it to 86400000 or more"):
+        running.wait()
+    assert counted(broker.bootstrap, target) == {}
+
+
+def test_a_changelog_keeps_deletions_whatever_the_brokers_default(broker: Broker, unique: Unique) -> None:
+    """Brokers may have another ``log.cleaner.delete.retention.ms`` than Kafka's day."""
+    changelog = unique("changelog")
+    create_compacted(Cluster(broker.bootstrap), {changelog: 1})
+    resource = ConfigResource(ConfigResource.Type.TOPIC, changelog)
+    client = admin(broker.bootstrap)  # its end would end the request
+    entry = client.describe_configs([resource])[resource].result(30)["delete.retention.ms"]
+    assert (entry.value, entry.is_default) == ("86400000", False)

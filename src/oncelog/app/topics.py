@@ -58,8 +58,11 @@ def check_topics(cluster: Cluster, topics: Sequence[str]) -> dict[str, int]:
         pause *= 2
 
 
-def create_compacted(cluster: Cluster, wanted: Mapping[str, int]) -> None:
-    """Makes the topics (name: partitions) that are not there; those that are must be compacted and have as many partitions."""
+def create_compacted(cluster: Cluster, wanted: Mapping[str, int], *, tombstone_seconds: float = 0.0) -> None:
+    """Makes the topics (name: partitions) that are not there; those that are must be compacted and have as many partitions.
+
+    ``tombstone_seconds``: so long a topic must keep the record of a deletion.
+    """
     counts = partition_counts(cluster)
     client = AdminClient(cluster.for_admin("oncelog-app"))
     for topic, partitions in wanted.items():
@@ -71,11 +74,7 @@ def create_compacted(cluster: Cluster, wanted: Mapping[str, int]) -> None:
                 "partitions were added keys have left their state: go on in a topic with as many as before, or begin anew "
                 "under another name"
             )
-        policy = _cleanup_policy(client, topic)
-        if policy not in (None, "compact"):
-            raise ConfigurationError(
-                f"topic {topic} has cleanup.policy={policy}: what it is to keep would be forgotten. Set it to compact"
-            )
+        _check_settings(topic, _settings(client, topic), tombstone_seconds)
     missing = [NewTopic(topic, count, -1, config=_COMPACTED) for topic, count in wanted.items() if topic not in counts]
     if not missing:
         return
@@ -88,8 +87,8 @@ def create_compacted(cluster: Cluster, wanted: Mapping[str, int]) -> None:
                 raise ConfigurationError(f"topic {topic} can't be created: {error.str()}") from failure
 
 
-def _cleanup_policy(client: AdminClient, topic: str) -> str | None:
-    """None where this login may not ask."""
+def _settings(client: AdminClient, topic: str) -> Mapping[str, str]:
+    """None at all where this login may not ask."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     try:
         settings = client.describe_configs([resource], request_timeout=_WAIT_SECONDS)[resource].result(
@@ -97,8 +96,26 @@ def _cleanup_policy(client: AdminClient, topic: str) -> str | None:
         )
     except KafkaException as failure:
         log.debug("settings of %s: %s", topic, failure)
-        return None
-    return str(settings["cleanup.policy"].value)
+        return {}
+    return {name: str(entry.value) for name, entry in settings.items() if entry.value is not None}
 
 
-_COMPACTED: Final[dict[str, Any]] = {"cleanup.policy": "compact"}
+def _check_settings(topic: str, settings: Mapping[str, str], tombstone_seconds: float) -> None:
+    """Only of those that are known."""
+    policy = settings.get("cleanup.policy", "compact")
+    if policy != "compact":
+        raise ConfigurationError(
+            f"topic {topic} has cleanup.policy={policy}: what it is to keep would be forgotten. Set it to compact"
+        )
+    kept_ms = settings.get("delete.retention.ms", "")  # -1: for ever, with some brokers
+    if kept_ms.isdigit() and int(kept_ms) < tombstone_seconds * 1000:
+        raise ConfigurationError(
+            f"topic {topic} has delete.retention.ms={kept_ms}: what was deleted could come back when state is restored. Set it "
+            f"to {tombstone_seconds * 1000:.0f} or more, and delete the state's files (*.sqlite in state_folder): they are "
+            "copies, and are restored from it"
+        )
+
+
+#: A day, as Kafka's own; a broker may have another for topics that don't say.
+_TOMBSTONES_MS: Final = "86400000"
+_COMPACTED: Final[dict[str, Any]] = {"cleanup.policy": "compact", "delete.retention.ms": _TOMBSTONES_MS}

@@ -26,7 +26,7 @@ from oncelog.app.ports import Transactor
 from oncelog.app.records import Out, Raw
 from oncelog.app.serializing import DecodeError, encode
 from oncelog.app.settings import Cluster, Limits
-from oncelog.app.state import Changelog, FileTable, PartitionState, Stores, changelog_records
+from oncelog.app.state import CHECKPOINT_SECONDS_MAX, Changelog, FileTable, PartitionState, Stores, changelog_records
 from oncelog.app.topics import check_topics, create_compacted
 from oncelog.app.topology import Processor, Topology
 from oncelog.app.transactions import Sent
@@ -408,7 +408,9 @@ class States:
         topic = changelog_name(self._app, processor.name)
         if place[1] >= self._partitions.get(topic, 0):
             self._partitions[topic] = partitions_of(self._cluster, place[0])
-            create_compacted(self._cluster, {topic: self._partitions[topic]})
+            create_compacted(
+                self._cluster, {topic: self._partitions[topic]}, tombstone_seconds=2 * CHECKPOINT_SECONDS_MAX
+            )
         if self._changelog is None:
             settings = self._cluster.for_consumer(client_id=topic, group="", instance="")
             self._changelog = Changelog(settings, self._halt, self._stop)
