@@ -38,6 +38,9 @@ log = logging.getLogger("oncelog.app")
 
 _HINT_SECONDS: Final = 2.0
 _AWAY_SECONDS: Final = 0.5
+#: PostgreSQL's classes and codes of what is over some time: connections, shutdown and start, serialization and deadlock, a lock
+#: that was not to be had. Not a statement's own timeout (57014), nor a full disk (53): some record may bring them about always.
+_PASSING_STATES: Final = ("08", "57P0", "40", "55P03")
 
 Result = TypeVar("Result")
 
@@ -144,6 +147,9 @@ def is_passing(error: Exception) -> bool:
         return True
     if "sqlite" in type(error.orig).__module__:
         return isinstance(error, OperationalError) and ("locked" in str(error.orig) or "busy" in str(error.orig))
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_PASSING_STATES)
     return isinstance(error, OperationalError | InterfaceError)
 
 
