@@ -28,7 +28,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from oncelog.app.errors import ConfigurationError, Halted
+from oncelog.app.errors import ConfigurationError, Fate, Halted, fate_of
 from oncelog.app.intake import asked
 from oncelog.app.transactions import Sent
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 _SEPARATOR: Final = b"\x00"
 #: What nobody can change.
 _IMMUTABLE: Final = frozenset((int, str, float, bool, type(None)))
-#: Empty defaults of these classes are those that a handler may mean to fill. Others are not even compared: they may be anything.
+#: Empty defaults of these classes are those that a handler may mean to fill. Others may be anything, and are not compared.
 _TO_FILL: Final = (list, dict)
 _MISSING: Final = object()
 _READ_AT_ONCE: Final = 1000
@@ -468,6 +468,10 @@ class Changelog:
                     position = (message.offset() or 0) + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     position = message.offset() or 0
+                elif fate_of(error) is Fate.STOP:
+                    raise ConfigurationError(
+                        f"changelog {topic}: {error.str()} ({error.name()}). Allow this user to read it"
+                    )
             table.write(changes, position, as_of)
             read += len(changes)
         self._committed.unassign()

@@ -139,20 +139,24 @@ class TransactionalProducer:
             raise Undone(f"not a record: {failure}", blames_a_record=True) from failure
 
     def _check_topic(self, topic: str) -> None:
-        """Once for each topic: the client itself waits long for one that is not there, and then does not name it."""
+        """Once for each topic: the client itself waits long for one that is not there, and then does not name it.
+
+        A broker that is starting has no leader or no metadata yet: nothing that the record can help.
+        """
         deadline = time.monotonic() + _TOPIC_SECONDS
         while True:
             try:
                 error = self._producer.list_topics(topic, timeout=STEP_SECONDS).topics[topic].error
             except KafkaException as failure:
-                log.debug("again: %s", failure)
-                self._check_halt()
-                continue
+                error = failure.args[0]
             if error is None:
                 self._topics_known.add(topic)
                 return
-            if time.monotonic() > deadline:
+            if fate_of(error) is Fate.STOP:
+                raise ConfigurationError(f"topic {topic}: {error.str()} ({error.name()}). {_advice(error)}")
+            if blames_a_record(error) and time.monotonic() > deadline:
                 raise Undone(f"topic {topic}: {error.str()}", blames_a_record=True)
+            log.debug("again: topic %s: %s", topic, error)
             self._check_halt()
             time.sleep(0.1)  # it may have been created just now
 
