@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contracts.test_segments import descriptors
 from tests.contracts.world import Told, batch, joined, opened, settle
 
 from oncelog.model.errors import StorageError
 from oncelog.model.ids import LogId
 from oncelog.storage import FileStorage, settling
 from oncelog.storage.contract import Entry
+from oncelog.storage.writing import SegmentWriter
 
 SIZES: dict[str, Any] = {"journal_file_bytes": 8192, "tail_bytes": 4096, "settle_bytes": 16_384}
 
@@ -181,3 +183,36 @@ def test_a_round_that_can_not_be_installed_is_final_too(tmp_path: Path, monkeypa
             writer.storage.append(Entry(b"", []))
         writer.storage.close()
     found(tmp_path / "d", writer.acknowledged, writer.count)
+
+
+@pytest.mark.parametrize("what", ["memfd_create", "ftruncate"])
+def test_a_segment_file_that_could_not_be_begun_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, what, failing(getattr(os, what), after=0, number=errno.EMFILE))
+        with pytest.raises(OSError, match="Too many open files"):
+            SegmentWriter(tmp_path / "1.segment", lambda: None)
+    assert descriptors() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_not_be_removed_at_the_end_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one sentence, as every failure of the storage, and the folder is released."""
+    storage = FileStorage(tmp_path / "d", **SIZES)
+    _, _, told = opened(storage)
+    for number in range(200):
+        storage.append(Entry(b"", [batch(1, number, 200)]))
+        storage.flush()
+    settle(storage, told)
+    monkeypatch.setattr(storage, "_settle_soon", lambda: None)
+    storage.drop(LogId(1))
+    assert storage._segments.unneeded
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", failing(os.unlink, after=0, number=errno.EACCES, where=".segment"))
+        with pytest.raises(StorageError, match=r"Settling in .* failed: Permission denied"):
+            storage.close()
+    again = FileStorage(tmp_path / "d", **SIZES)
+    opened(again)
+    again.close()

@@ -14,9 +14,9 @@ import pytest
 from tests.contracts.test_compacting import Thinning
 from tests.contracts.test_full_disk import failing
 from tests.contracts.test_segments import SIZES, Bench
-from tests.contracts.world import joined, opened, settle
+from tests.contracts.world import batch, joined, opened, settle
 
-from oncelog.model.errors import DamagedRecords, StorageError
+from oncelog.model.errors import DamagedRecords, LostRecords, StorageError
 from oncelog.model.ids import LogId
 from oncelog.storage import FileStorage
 from oncelog.storage.mapped import MappedFiles
@@ -137,9 +137,45 @@ def test_a_journal_file_that_is_cut_while_it_is_served(tmp_path: Path) -> None:
     bench.storage._begin_round()
     bench.told.turn_until(lambda: bool(bench.told.failures))
     assert re.fullmatch(
-        rf"The journal file {path} ends at byte 5000, before batches .*\. Restore it from a copy\.",
+        rf"The journal file {path} ends at byte 5000, before batches .*\. Put the whole data folder back from a copy\.",
         str(bench.told.failures[0]),
     )
+    assert isinstance(bench.told.failures[0], LostRecords)
+    bench.storage.close()
+
+
+def test_a_bad_sector_of_the_journal_ends_it_and_what_can_be_read_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is lost is named; with what can be read of the file in its place the next start settles it."""
+    bench = Bench(tmp_path / "d")
+    for log in (1, 2):
+        bench.append(log, 100)
+    bench.reopen()
+    path = min((tmp_path / "d/journal").glob("*.journal"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", failing(os.pwritev, after=0, number=errno.EFAULT, where="memfd"))
+        patch.setattr("oncelog.storage.mapped.read_all", failing(os.pread, after=0, number=errno.EIO, where=".journal"))
+        bench.storage._begin_round()
+        bench.told.turn_until(lambda: bool(bench.told.failures))
+    (lost,) = bench.told.failures
+    assert isinstance(lost, LostRecords) and (lost.log, lost.offset) == (1, 0)
+    assert re.fullmatch(
+        rf"The journal file {path} can't be read at or after byte 0: .* copy, or what can be read of this file .*",
+        str(lost),
+    )
+    whole = path.read_bytes()
+    what = batch(1, 3, 200).data
+    assert whole.count(what) == 1
+    bench.storage.close()
+    path.write_bytes(whole.replace(what, bytes(200)))
+    bench.open()
+    bench.settle()
+    settled = bench.storage._logs.by_id[LogId(1)].settled
+    assert settled is not None and settled.offset_next > 3, "it has moved"
+    bench.check(2)
+    expected = [bytes(200) if offset == 3 else batch(1, offset, 200).data for offset in range(100)]
+    assert joined(bench.storage, 1, 0, 2**40) == b"".join(expected)
     bench.storage.close()
 
 
@@ -169,7 +205,9 @@ def test_what_can_not_be_read_through_a_map_is_said(tmp_path: Path) -> None:
         [sys.executable, "-c", _CUT, str(tmp_path / "d")], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert re.fullmatch(r"The journal file .*\.journal ends at byte 0, before batches .* from a copy\.\n", ran.stdout)
+    assert re.fullmatch(
+        r"The journal file .*\.journal ends at byte 0, before batches .* back from a copy\.\n", ran.stdout
+    )
 
 
 # -- settling and compaction ------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from oncelog.engine import transactions
 from oncelog.engine.connections import Connections, LateRequest
 from oncelog.engine.decision import Decision, Level, Ticket
 from oncelog.engine.state import State
-from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal, StorageError
+from oncelog.model.errors import DamagedRecords, ErrorCode, LostRecords, Refusal, StorageError
 from oncelog.model.ids import LogId, Position
 from oncelog.model.rows import Cluster, Transaction
 from oncelog.storage.contract import Storage
@@ -276,7 +276,13 @@ class Broker:
 
     def _failed(self, error: StorageError) -> None:
         self._stepping.stop()
-        self.log.error("storage failed, the broker stops", why=str(error))
+        log = self.state.logs.get(error.log) if isinstance(error, LostRecords) else None
+        if isinstance(error, LostRecords) and log is not None:
+            self.log.error(
+                "storage failed, the broker stops", why=str(error), topic=log.topic, partition=log.index, offset=error.offset
+            )  # fmt: skip
+        else:
+            self.log.error("storage failed, the broker stops", why=str(error))
         self.on_failure(error)
 
 

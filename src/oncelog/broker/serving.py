@@ -33,7 +33,10 @@ _FULL_COLLECTION_EVERY: Final = 1_000
 
 
 class Ended(Exception):
-    """A serving node ended from within: StorageError (law 7), or a bug of ours. What was acknowledged is safe."""
+    """A serving node ended from within: StorageError (law 7), or a bug of ours.
+
+    What was acknowledged is safe, but after LostRecords.
+    """
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__(str(cause))

@@ -12,7 +12,7 @@ from oncelog.broker.log_lines import LogLines
 from oncelog.broker.serving import Ended, serve
 from oncelog.broker.settings import AddressError, parse_assignments, parse_properties, settings_of
 from oncelog.cli.failures import CommandError, ExitCode
-from oncelog.model.errors import SettingError, StorageError
+from oncelog.model.errors import LostRecords, SettingError, StorageError
 
 
 def serve_forever(
@@ -53,6 +53,12 @@ def serve_forever(
 
 
 def _told(cause: BaseException) -> CommandError:
+    if isinstance(cause, LostRecords):
+        return CommandError(
+            ExitCode.DATA,
+            f"the storage failed: {cause} The log names topic, partition and offset. "
+            "Repair the file before the next start, which would end in the same way.",
+        )
     if isinstance(cause, StorageError):
         return CommandError(
             ExitCode.STORAGE_FAILED,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from oncelog.model.ids import LogId
+
 
 class ErrorCode(IntEnum):
     """A Kafka error code; ``is_retriable`` and ``sentence`` belong to each."""
@@ -130,6 +132,17 @@ class DamagedRecords(Refusal):
 
 class StorageError(Exception):
     """The world below failed (disk full, write or sync refused, data unreadable): law 7 stops the broker."""
+
+
+class LostRecords(StorageError):
+    """Acknowledged records that only the journal has, and that it does not give back: nobody may say that all is safe.
+
+    They are of ``log``, from ``offset`` on.
+    """
+
+    def __init__(self, why: str, log: LogId, offset: int) -> None:
+        super().__init__(why)
+        self.log, self.offset = log, offset
 
 
 class WireError(Exception):

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from oncelog.model.errors import StorageError
+from oncelog.model.errors import LostRecords, StorageError
+from oncelog.model.ids import LogId
 from oncelog.storage.folder import Folder
 from oncelog.storage.journal import PLACE_BITS, PLACE_MASK, journal_files, read_all
 
@@ -48,18 +49,18 @@ class MappedFiles:
         self._descriptors.clear()
         self._maps.clear()  # the maps go with the last piece of them
 
-    def of_journal(self, places: list[int], lengths: list[int]) -> list[memoryview]:
-        """Batches by their places in the journal, not to be looked into."""
+    def of_journal(self, log: LogId, offset: int, places: list[int], lengths: list[int]) -> list[memoryview]:
+        """Batches of a log from an offset on, by their places in the journal; not to be looked into."""
         pieces: list[memoryview] = []
         generation, view = -1, memoryview(b"")
         for place, length in zip(places, lengths, strict=True):
             if place >> PLACE_BITS != generation:
                 generation = place >> PLACE_BITS
-                view = self._mapped(generation)
+                view = self._mapped(generation, log, offset)
             at = place & PLACE_MASK
             piece = view[at : at + length]
             if len(piece) < length:
-                raise StorageError(_too_short(self._journal[generation].path, len(view)))
+                raise LostRecords(_too_short(self._journal[generation].path, len(view)), log, offset)
             pieces.append(piece)
         self._count(sum(lengths))
         return pieces
@@ -88,30 +89,33 @@ class MappedFiles:
             begin += length
         return pieces
 
-    def unreadable(self) -> StorageError:
-        """After the kernel could not copy something of the journal: what it was."""
+    def unreadable(self, log: LogId, offset: int) -> StorageError:
+        """After the kernel could not copy something of the journal, of a log from an offset on: what it was."""
         for path, (_, view) in self._maps.items():
             with path.open("rb") as file:
                 if (size := os.fstat(file.fileno()).st_size) < len(view):
-                    return StorageError(_too_short(path, size))
+                    return LostRecords(_too_short(path, size), log, offset)
                 for at in range(0, len(view), _PIECE_BYTES):
                     try:
                         read_all(file.fileno(), min(_PIECE_BYTES, len(view) - at), at)
                     except OSError as error:
                         why = error.strerror or error
-                        return StorageError(
-                            f"The journal file {path} can't be read at or after byte {at}: {why}. Restore it from a copy."
+                        return LostRecords(
+                            f"The journal file {path} can't be read at or after byte {at}: {why}. Put the whole data folder "
+                            "back from a copy, or what can be read of this file in its place, as docs/operations.md says.",
+                            log,
+                            offset,
                         )
         return StorageError(f"A file in {self._folder.journal} could not be read a moment ago: look after the disk.")
 
-    def _mapped(self, generation: int) -> memoryview:
+    def _mapped(self, generation: int, log: LogId, offset: int) -> memoryview:
         path = self._journal[generation].path
         found = self._maps.get(path)
         if found is None:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 if not os.fstat(descriptor).st_size:  # nothing that could be mapped
-                    raise StorageError(_too_short(path, 0))
+                    raise LostRecords(_too_short(path, 0), log, offset)
                 map_ = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
             finally:
                 os.close(descriptor)
@@ -129,5 +133,6 @@ class MappedFiles:
 
 def _too_short(path: Path, size: int) -> str:
     return (
-        f"The journal file {path} ends at byte {size}, before batches that were written there. Restore it from a copy."
+        f"The journal file {path} ends at byte {size}, before batches that were written there. "
+        "Put the whole data folder back from a copy."
     )

@@ -218,13 +218,13 @@ def _old_stretches(round_: Round) -> dict[LogId, list[tuple[int, Stretch]]]:
 
 
 def _move_from_journal(files: MappedFiles, plan: Plan, writer: SegmentWriter) -> None:
-    try:
-        for chunk in _journal_chunks(files, plan):
+    for chunk in _journal_chunks(files, plan):
+        try:
             writer.add(chunk)
-    except OSError as error:
-        if error.errno == errno.EFAULT:  # the kernel could not copy from the map
-            raise files.unreadable() from error
-        raise
+        except OSError as error:
+            if error.errno == errno.EFAULT:  # the kernel could not copy from the map
+                raise files.unreadable(plan.log.id, chunk.offsets[0]) from error
+            raise
 
 
 def _journal_chunks(files: MappedFiles, plan: Plan) -> Iterator[Chunk]:
@@ -233,7 +233,7 @@ def _journal_chunks(files: MappedFiles, plan: Plan) -> Iterator[Chunk]:
     while at < plan.moved:
         to = _chunk_end(index.lengths[at : min(at + _CHUNK_BATCHES, plan.moved)].tolist()) + at
         lengths = index.lengths[at:to].tolist()
-        pieces = files.of_journal(index.locations[at:to].tolist(), lengths)
+        pieces = files.of_journal(index.id, index.offsets[at], index.locations[at:to].tolist(), lengths)
         offset_next = index.offsets[to] if to < plan.end else plan.offset_next
         yield Chunk(index.offsets[at:to], index.timestamps[at:to], lengths, offset_next, pieces)
         at = to
@@ -343,9 +343,12 @@ class Settler:
                 return
         except OSError as error:
             # To install a log whose records were deleted meanwhile, an index is read; nobody else would say it (law 7).
-            failure = StorageError(f"Settling in {self._folder.path} failed: {why(error)}.")
+            failure = self._failure(error)
             failure.__cause__ = error
             self._on_failed(failure)
+
+    def _failure(self, error: OSError) -> StorageError:
+        return StorageError(f"Settling in {self._folder.path} failed: {why(error)}.")
 
     def _plan(self, round_: Round) -> Iterator[None]:
         yield from self._plan_logs(round_)
@@ -467,7 +470,16 @@ class Settler:
             self._mover.join()
 
     def finish(self, position: Position) -> None:
-        """After ``end``: install what was carried out, and write a last checkpoint as of ``position``. Moves nothing."""
+        """After ``end``: install what was carried out, and write a last checkpoint as of ``position``. Moves nothing.
+
+        Raises StorageError.
+        """
+        try:
+            self._finish(position)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _finish(self, position: Position) -> None:
         round_ = self._round
         if round_ is not None and round_.is_done:
             if not round_.is_installing:

@@ -69,10 +69,15 @@ class SegmentWriter:
         self._directory: list[Stretch] = []
         self._log, self._bytes_max, self._span_ms = LogId(0), 0, 0
         self._open: _Open | None = None
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        self._memory = os.memfd_create("oncelog settling", os.MFD_CLOEXEC)
-        os.ftruncate(self._memory, _BUFFER_BYTES)
-        self._view = memoryview(mmap.mmap(self._memory, _BUFFER_BYTES))
+        with contextlib.ExitStack() as begun:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            begun.callback(path.unlink)
+            begun.callback(os.close, self._descriptor)
+            self._memory = os.memfd_create("oncelog settling", os.MFD_CLOEXEC)
+            begun.callback(os.close, self._memory)
+            os.ftruncate(self._memory, _BUFFER_BYTES)
+            self._view = memoryview(mmap.mmap(self._memory, _BUFFER_BYTES))
+            begun.pop_all()  # from here on ``close`` sees to them
 
     def allocate(self, size: int) -> None:
         """About so many bytes will come: a disk without room for them says so now."""

@@ -19,7 +19,7 @@ from oncelog.engine import state as state_module
 from oncelog.engine.groups import classic, transactional
 from oncelog.engine.transactions import Session
 from oncelog.model.batch import check_batch
-from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal, StorageError
+from oncelog.model.errors import DamagedRecords, ErrorCode, LostRecords, Refusal, StorageError
 from oncelog.model.ids import Epoch, ProducerId
 from oncelog.model.limits import ID_CHARACTERS_MAX
 from oncelog.model.records import record_places
@@ -396,6 +396,14 @@ def test_damage_is_over_when_it_is_deleted(desk: Desk) -> None:
     assert (broker.is_damaged(log_id), broker.damaged_count) == (False, 0)
     broker.tell_damage(log_id, DamagedRecords("it is damaged", 2, 3))
     assert (broker.is_damaged(log_id), lines) == (True, [(0, 2), (2, 3)])
+
+
+def test_what_the_journal_has_lost_is_named(desk: Desk) -> None:
+    lines: list[dict[str, Any]] = []
+    desk.broker.log.error = lambda _, **more: lines.append(more)  # type: ignore[method-assign]
+    log_id = desk.broker.state.topics["t"].logs[1]
+    desk.broker.lane.failed(LostRecords("it can't be read", log_id, 4711))
+    assert lines == [{"why": "it can't be read", "topic": "t", "partition": 1, "offset": 4711}]
 
 
 def test_a_storage_that_fails_for_who_was_in_the_way_stops_the_broker(desk: Desk) -> None:

@@ -6,8 +6,11 @@ import re
 
 import pytest
 
+from oncelog.broker.serving import Ended
 from oncelog.cli.app import app, run
 from oncelog.cli.failures import ExitCode
+from oncelog.model.errors import LostRecords, StorageError
+from oncelog.model.ids import LogId
 
 COMMANDS = [
     (group, name)
@@ -74,3 +77,27 @@ def test_mistakes(words: list[str], said: str, capsys: pytest.CaptureFixture[str
 def test_the_app_has_no_other_commands() -> None:
     """A command that is added is added to these tests."""
     assert {name for name in app if not name.startswith("-")} == set(TOP)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "is_safe"),
+    [
+        (StorageError("The disk is full."), ExitCode.STORAGE_FAILED, True),
+        (LostRecords("The journal file f can't be read.", LogId(1), 0), ExitCode.DATA, False),
+    ],
+)
+def test_nobody_says_that_all_is_safe_when_something_is_lost(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    cause: StorageError,
+    code: ExitCode,
+    is_safe: bool,
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise Ended(cause)
+
+    monkeypatch.setattr("oncelog.cli.serve.serve", ended)
+    assert run(["serve", "--durability", "memory"]) == code
+    said = " ".join(capsys.readouterr().err.split())
+    assert str(cause) in said
+    assert ("Everything that was acknowledged is safe." in said) is is_safe
