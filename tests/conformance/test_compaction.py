@@ -173,7 +173,10 @@ def test_a_damaged_index_is_told_to_the_readers_of_its_partition(compacting: Bro
     at = ("--partition", "0", "--before", "30", "--bootstrap", compacting.bootstrap)
     trimmed = run("topics", "trim", topics["bad"], *at)
     assert (trimmed.returncode, trimmed.stdout) == (0, f"{topics['bad']}-0 begins at 30\n"), trimmed.stderr
-    assert read(compacting.bootstrap, topics["bad"])[0] == 30
+    until(
+        lambda: 10 <= read(compacting.bootstrap, topics["bad"])[0] < 15, "compaction of what is left, without a start"
+    )
+    assert len(read(compacting.bootstrap, topics["bad"])[1]) == 10
 
 
 def test_a_record_without_a_key_is_refused(compacting: BrokerProcess, unique: Unique) -> None:
