@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,9 +74,10 @@ def main() -> int:
     strikes: Counter[str] = Counter()
     rows: list[str] = []
     is_held = True
-    with tempfile.TemporaryDirectory(prefix="oncelog-chaos-") as name, TormentedBroker(Path(name) / "broker") as broker:
+    folder = Path(tempfile.mkdtemp(prefix="oncelog-chaos-"))
+    with TormentedBroker(folder / "broker") as broker:
         for number, workload in enumerate(WORKLOADS):
-            verdict = play(broker, Path(name), workload, seconds, options.seed + number)
+            verdict = play(broker, folder, workload, seconds, options.seed + number)
             is_held &= verdict["verdict"] == "holds"
             strikes.update(verdict["strikes"])
             rows.append(row(verdict))
@@ -89,6 +91,10 @@ def main() -> int:
         f"\n{head()}\n" + "\n".join(rows) + "\n"
         f"seed {options.seed}, {len(WORKLOADS)} x {seconds} s, strikes on the broker: {strikes.total()} ({told})\n"
     )
+    if is_held:
+        shutil.rmtree(folder)
+    else:
+        sys.stdout.write(f"histories and reports are kept in {folder}\n")
     return 0 if is_held else 1
 
 

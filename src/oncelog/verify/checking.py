@@ -420,22 +420,28 @@ def _ends_backwards(view: View) -> Iterator[Violation]:
     """
     is_alone = view.settings.get("brokers", 1) == 1
     looks: dict[tuple[str, Partition], list[tuple[float, float, int]]] = defaultdict(list)
+    ranks: dict[Partition, dict[int, int]] = {}
     for seen in view.offsets_seen:
         for partition, offset in seen.offsets.items():
-            where = (f"committed offset of group {seen.group} for", (seen.topic, partition))
-            looks[where].append((seen.at, seen.invoked, offset))
+            place = (seen.topic, partition)
+            if place not in ranks:
+                ranks[place] = view.ranks_of_numbers(place)
+            if not ranks[place] or offset in ranks[place]:
+                looks[f"committed offset of group {seen.group} for", place].append((seen.at, seen.invoked, offset))
     for ends in view.watermarks:
         for name, offset in (("last stable offset", ends.stable), ("high watermark", ends.high)):
             looks[f"{name} of", (ends.topic, ends.partition)].append((ends.at, ends.invoked, offset))
-    for (name, (topic, partition)), found in looks.items():
+    for (name, place), found in looks.items():
         found.sort()
-        last = found[-1][2]
+        rank = ranks.get(place, {}) if name.startswith("committed") else {}
+        last = rank.get(found[-1][2], found[-1][2])
         for (at, _, before), (_, invoked, after) in pairwise(found):
-            if after < before and at <= invoked and (is_alone or last < before):
+            is_back = rank.get(after, after) < rank.get(before, before)
+            if is_back and at <= invoked and (is_alone or last < rank.get(before, before)):
                 yield Violation(
                     kind=Kind.DIRTY_ORDER,
-                    sentence=f"the {name} {topic}/{partition} went from {before} back to {after}",
-                    places=[(topic, partition, after)],
+                    sentence=f"the {name} {place[0]}/{place[1]} went from {before} back to {after}",
+                    places=[(*place, after)],
                 )
 
 
@@ -582,17 +588,13 @@ def _numbers_apart(view: View, seen: OffsetsSeen) -> Iterator[Violation]:
             if (sent := view.sent.get(value)) is not None and sent.number is not None
         ]
         expected = numbers[-1] if numbers else NO_OFFSET
-        if where in view.complete[COMMITTED] and _is_numbered(view, where) and committed != expected:
+        if where in view.complete[COMMITTED] and view.is_numbered(where) and committed != expected:
             yield Violation(
                 kind=Kind.OFFSET_APART,
                 sentence=f"group {seen.group} has committed offset {committed} of {seen.topic}/{partition}; the last "
                 f"visible record of its transactions says {expected}",
                 places=[(*where, committed)],
             )
-
-
-def _is_numbered(view: View, where: Partition) -> bool:
-    return any(sent.number is not None and (sent.topic, sent.partition) == where for sent in view.sent.values())
 
 
 # -- fences and liveness ----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from oncelog.verify.history import (
     COMMITTED,
+    NO_OFFSET,
     Acknowledged,
     AnyEvent,
     Began,
@@ -138,6 +139,23 @@ class View:
                     found[value].append((topic, partition, offset))
             self._places[isolation] = dict(found)
         return self._places[isolation]
+
+    def is_numbered(self, place: Partition) -> bool:
+        """Whether the offsets that its group commits are numbers of its records."""
+        return any(sent.number is not None and (sent.topic, sent.partition) == place for sent in self.sent.values())
+
+    def ranks_of_numbers(self, place: Partition) -> dict[int, int]:
+        """Where the record of each number stands among the visible ones, for no offset -1; empty if they are not numbered.
+
+        That need not be the order of the numbers: an instance that was frozen before its producer was ready takes the
+        place of the one that was to take its own.
+        """
+        ranks = {NO_OFFSET: -1} if self.is_numbered(place) else {}
+        for rank, (_, value) in enumerate(self.logs[COMMITTED].get(place, [])):
+            sent = self.sent.get(value)
+            if sent is not None and sent.number is not None:
+                ranks[sent.number] = rank
+        return ranks
 
     def committed_readings(self) -> Iterable[Reading]:
         """All that read_committed readers got while the run went on."""

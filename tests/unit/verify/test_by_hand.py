@@ -169,3 +169,27 @@ def test_what_was_copied_was_committed_and_stays() -> None:
     assert kinds([*source, *copied, *log("x"), *log("y", topic="u")]) == set()
     assert kinds([*source, *copied, *log("x", hidden_from=COMMITTED), *log("y", topic="u")]) == {Kind.LOST_WRITE}
     assert kinds([*source, *copied, *log(), *log("y", topic="u")]) == {Kind.LOST_WRITE}
+
+
+def test_numbered_offsets_grow_as_their_records_stand() -> None:
+    """An instance that was frozen before its producer was ready takes the place of the one that was to take its own, with lower
+    numbers: no zombie. Offsets that go back behind what stands in the log are wrong, whatever their numbers."""
+    events = [
+        each
+        for number in (2_000_038, 1_000_004)
+        for each in (
+            sent(f"x{number}", number=number),
+            OffsetsSent(at=1.0, transaction="k", group="g", topic="t", offsets={0: number}),
+        )
+    ]
+
+    def seen(*numbers: int) -> list[AnyEvent]:
+        return [
+            OffsetsSeen(at=20.5 + at, invoked=20.0 + at, group="g", topic="t", offsets={0: number})
+            for at, number in enumerate(numbers)
+        ]
+
+    stands = [*ended(), *log("x2000038", "x1000004")]
+    assert kinds([*events, *stands, *seen(-1, 2_000_038, 1_000_004)]) == set()
+    assert kinds([*events, *stands, *seen(1_000_004, 2_000_038)]) == {Kind.DIRTY_ORDER}
+    assert kinds([*events, *stands, *seen(2_000_038, -1)]) == {Kind.DIRTY_ORDER}
