@@ -406,13 +406,15 @@ def test_what_the_journal_has_lost_is_named(desk: Desk) -> None:
     assert lines == [{"why": "it can't be read", "topic": "t", "partition": 1, "offset": 4711}]
 
 
-def test_a_storage_that_fails_for_who_was_in_the_way_stops_the_broker(desk: Desk) -> None:
+def test_a_storage_that_fails_for_who_was_in_the_way_stops_the_broker(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Law 7: another request of the same peer answers a fetch that waits, and that reads."""
 
     def failing(*_: Any) -> None:
         raise StorageError("the disk has failed")
 
-    desk.broker.fetching.make_way = failing  # type: ignore[method-assign]
+    monkeypatch.setattr(desk.broker.fetching, "make_way", failing)
     desk.broker.log.error = lambda *_, **__: None  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match="closed: the storage has failed"):
         desk.send(METADATA, 12, topics=None)
