@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import sqlalchemy as sql
 from tests.support.apps import CLIENT, counted, feed, numbers, once, until, until_done
 from tests.support.confluent import create_topic, producer, read_all
 from tests.support.fixtures import Broker
-from tests.support.postgres import database, postgres
+from tests.support.postgres import database, engine, postgres, stored
 
 from oncelog.app import App, ConfigurationError, Context, Driver, Out, Record, Retry, schema
 
-__all__ = ["database", "postgres"]
+__all__ = ["database", "engine", "postgres"]
 
 Unique = Callable[[str], str]
 
@@ -241,21 +240,6 @@ def test_bytes_of_every_kind_are_bytes() -> None:
 
 
 # -- sinks -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def engine(database: str) -> Iterator[sql.Engine]:
-    made = schema.engine_of(database)
-    schema.create(made)
-    with made.begin() as db:
-        db.execute(sql.text("CREATE TABLE stored (value TEXT)"))
-    yield made
-    made.dispose()
-
-
-def stored(engine: sql.Engine) -> Counter[str]:
-    with engine.begin() as db:
-        return Counter(db.execute(sql.text("SELECT value FROM stored")).scalars())
 
 
 INSERT = sql.text("INSERT INTO stored VALUES (:value)")

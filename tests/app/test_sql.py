@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,12 @@ import sqlalchemy as sql
 from tests.support.apps import CLIENT, Child, counted, feed, numbers, once, until
 from tests.support.confluent import create_topic, read_all
 from tests.support.fixtures import Broker
-from tests.support.postgres import database, postgres, postgres_database
+from tests.support.postgres import database, engine, postgres, postgres_database, stored
 from tests.support.proxy import Proxy
 
 from oncelog.app import App, ConfigurationError, PoisonRecord, Record, Retry, schema
 
-__all__ = ["database", "postgres", "postgres_database"]
+__all__ = ["database", "engine", "postgres", "postgres_database"]
 
 Unique = Callable[[str], str]
 
@@ -69,21 +68,6 @@ app.outbox(target, database=url, table="outbox")
 app.run()
 """
 )
-
-
-@pytest.fixture
-def engine(database: str) -> Iterator[sql.Engine]:
-    made = schema.engine_of(database)
-    schema.create(made, ["outbox"])
-    with made.begin() as db:
-        db.execute(sql.text("CREATE TABLE stored (value TEXT)"))
-    yield made
-    made.dispose()
-
-
-def stored(engine: sql.Engine) -> Counter[str]:
-    with engine.begin() as db:
-        return Counter(db.execute(sql.text("SELECT value FROM stored")).scalars())
 
 
 SINK_STEPS = [

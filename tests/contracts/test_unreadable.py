@@ -213,18 +213,24 @@ def test_what_can_not_be_read_through_a_map_is_said(tmp_path: Path) -> None:
 # -- settling and compaction ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["index", "bad sector"])
-def test_a_file_that_can_not_be_read_whole_is_not_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """It stays, and is told of once; all else goes on."""
-    bench = Bench(tmp_path / "d")
+def with_a_file_to_write_again(folder: Path) -> tuple[Bench, Path]:
+    """A segment file of which logs 1 and 2 are a little and all else is gone; the next settling has something to move."""
+    bench = Bench(folder)
     for log, count in ((1, 20), (2, 20), (3, 100)):
         bench.append(log, count)
     bench.settle()
     (path,) = bench.files()
     bench.storage.drop(LogId(3))
     bench.append(4, 100)
+    return bench, path
+
+
+@pytest.mark.parametrize("how", ["index", "bad sector"])
+def test_a_file_that_can_not_be_read_whole_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It stays, and is told of once; all else goes on."""
+    bench, path = with_a_file_to_write_again(tmp_path / "d")
     if how == "index":
         damage_index(bench, 1)
     else:
@@ -248,13 +254,7 @@ def test_a_file_that_can_not_be_read_whole_is_not_written_again(
 @pytest.mark.parametrize("how", ["foot", "directory", "gone"])
 def test_a_file_whose_directory_is_lost_is_written_again(tmp_path: Path, how: str) -> None:
     """What is in it is known without it; a file that is gone is told to the readers of its logs, and nobody else."""
-    bench = Bench(tmp_path / "d")
-    for log, count in ((1, 20), (2, 20), (3, 100)):
-        bench.append(log, count)
-    bench.settle()
-    (path,) = bench.files()
-    bench.storage.drop(LogId(3))
-    bench.append(4, 100)
+    bench, path = with_a_file_to_write_again(tmp_path / "d")
     whole = path.read_bytes()
     if how == "gone":
         path.unlink()

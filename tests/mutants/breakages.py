@@ -481,8 +481,8 @@ COMPACTION = [
     Breakage(
         "D2 a file that is being compacted is written again",
         "storage/segments.py",
-        "segment.number in self.pinned | self.damaged.keys():",
-        "segment.number in self.damaged:",
+        "or segment.number in self.pinned or segment.number in self.damaged:",
+        "or segment.number in self.damaged:",
     ),
     Breakage(
         "R4 a segment file ends in a hole",

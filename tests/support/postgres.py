@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sql
+
+from oncelog.app import schema
 
 _numbers = itertools.count(1)
 
@@ -51,3 +54,20 @@ def new_database(server: str) -> str:
         db.execute(sql.text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[sql.Engine]:
+    """On an empty database, with oncelog's tables, one outbox, and a table ``stored`` of values."""
+    made = schema.engine_of(database)
+    schema.create(made, ["outbox"])
+    with made.begin() as db:
+        db.execute(sql.text("CREATE TABLE stored (value TEXT)"))
+    yield made
+    made.dispose()
+
+
+def stored(engine: sql.Engine) -> Counter[str]:
+    """The values in ``stored``."""
+    with engine.begin() as db:
+        return Counter(db.execute(sql.text("SELECT value FROM stored")).scalars())

@@ -186,9 +186,8 @@ def lent(db: Connection, name: str) -> Iterator[None]:
     finally:
         for end in ("commit", "rollback"):
             sql.event.remove(db, end, refused)
-        if (
-            refusals
-        ):  # whatever the handler made of it; the transaction is over for SQLAlchemy, and not for the database
+        if refusals:
+            # Whatever the handler made of it: the transaction is over for SQLAlchemy, and not for the database.
             db.invalidate()
             raise refusals[0]
 

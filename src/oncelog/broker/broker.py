@@ -276,13 +276,10 @@ class Broker:
 
     def _failed(self, error: StorageError) -> None:
         self._stepping.stop()
-        log = self.state.logs.get(error.log) if isinstance(error, LostRecords) else None
-        if isinstance(error, LostRecords) and log is not None:
-            self.log.error(
-                "storage failed, the broker stops", why=str(error), topic=log.topic, partition=log.index, offset=error.offset
-            )  # fmt: skip
-        else:
-            self.log.error("storage failed, the broker stops", why=str(error))
+        where: dict[str, object] = {}
+        if isinstance(error, LostRecords) and (log := self.state.logs.get(error.log)) is not None:
+            where = {"topic": log.topic, "partition": log.index, "offset": error.offset}
+        self.log.error("storage failed, the broker stops", why=str(error), **where)
         self.on_failure(error)
 
 

@@ -116,7 +116,7 @@ class Compacting:
         if sweep.damage is not None:
             broker.tell_damage(sweep.log, sweep.damage)
             self.look()
-        if is_whole:
+        elif is_whole:
             decision = decide_compacted(broker.state, sweep)
             is_further = decision.is_durable
             if is_further:

@@ -448,15 +448,17 @@ class FileStorage(Reading):
         return self._failure
 
     def _read_stored(self, index: LogIndex, start: int, end: int) -> list[bytes | memoryview]:
-        place = index.locations[start]
         bounds = [*index.offsets[start : end + 1], index.offset_next]
         try:
-            with told_as_damage(
-                self._journal.path_of(place >> PLACE_BITS), place & PLACE_MASK, bounds[0], bounds[end - start]
-            ):
-                pieces = self._journal.read(index.locations[start:end], index.lengths[start:end])
+            pieces = self._journal.read(index.locations[start:end], index.lengths[start:end])
         except OSError as error:
-            raise self._read_failed(self._folder.journal, error) from error
+            place = index.locations[start]
+            path = self._journal.path_of(place >> PLACE_BITS)
+            try:
+                with told_as_damage(path, place & PLACE_MASK, bounds[0], bounds[end - start]):
+                    raise
+            except OSError:
+                raise self._read_failed(self._folder.journal, error) from error
         if self._are_sound is not None:
             for piece, offset, after, place in zip(
                 pieces, bounds, bounds[1:], index.locations[start:end], strict=False

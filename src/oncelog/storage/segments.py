@@ -215,7 +215,7 @@ class Segments:
         chosen: list[Segment] = []
         small: dict[int, list[Segment]] = {}
         for segment in self.files.values():
-            if not segment.stretches_retained or segment.number in self.pinned | self.damaged.keys():
+            if not segment.stretches_retained or segment.number in self.pinned or segment.number in self.damaged:
                 continue
             if segment.bytes_retained < segment.size * _LIVE_SHARE:
                 chosen.append(segment)
@@ -269,17 +269,16 @@ class Segments:
                 fit = start + 1
             if fit > start:
                 begin, size = batches.begin_of(start), batches.ends[fit - 1] - batches.begin_of(start)
-                path, place, first = (
-                    self.path_of(settled.segments[at]),
-                    settled.places[at] + begin,
-                    batches.offsets[start],
-                )
+                number, place, first = settled.segments[at], settled.places[at] + begin, batches.offsets[start]
                 after = batches.offsets[fit] if fit < len(batches.offsets) else settled.end_of(at)
-                with told_as_damage(path, place, first, after):
-                    pieces.append(read_all(self._descriptor(settled.segments[at]), size, place))
+                try:
+                    pieces.append(read_all(self._descriptor(number), size, place))
+                except OSError:
+                    with told_as_damage(self.path_of(number), place, first, after):
+                        raise
                 left -= size
                 if self._are_sound is not None and not self._are_sound(pieces[-1], first, after):
-                    raise damaged(path, place, first, after)
+                    raise damaged(self.path_of(number), place, first, after)
             if fit < end or end < len(batches.offsets):
                 return pieces, left, False
         return pieces, left, settled.offset_next < offset_end

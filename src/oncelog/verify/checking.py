@@ -419,29 +419,31 @@ def _ends_backwards(view: View) -> Iterator[Violation]:
     taken its place; so there only what is still so at the end counts.
     """
     is_alone = view.settings.get("brokers", 1) == 1
-    looks: dict[tuple[str, Partition], list[tuple[float, float, int]]] = defaultdict(list)
+    #: When it was seen, when that was asked for, what must not fall, what was seen.
+    looks: dict[tuple[str, Partition], list[tuple[float, float, int, int]]] = defaultdict(list)
     ranks: dict[Partition, dict[int, int]] = {}
     for seen in view.offsets_seen:
         for partition, offset in seen.offsets.items():
             place = (seen.topic, partition)
             if place not in ranks:
                 ranks[place] = view.ranks_of_numbers(place)
-            if not ranks[place] or offset in ranks[place]:
-                looks[f"committed offset of group {seen.group} for", place].append((seen.at, seen.invoked, offset))
+            rank = ranks[place].get(offset) if ranks[place] else offset
+            if rank is not None:
+                looks[f"committed offset of group {seen.group} for", place].append(
+                    (seen.at, seen.invoked, rank, offset)
+                )
     for ends in view.watermarks:
         for name, offset in (("last stable offset", ends.stable), ("high watermark", ends.high)):
-            looks[f"{name} of", (ends.topic, ends.partition)].append((ends.at, ends.invoked, offset))
+            looks[f"{name} of", (ends.topic, ends.partition)].append((ends.at, ends.invoked, offset, offset))
     for (name, place), found in looks.items():
         found.sort()
-        rank = ranks.get(place, {}) if name.startswith("committed") else {}
-        last = rank.get(found[-1][2], found[-1][2])
-        for (at, _, before), (_, invoked, after) in pairwise(found):
-            is_back = rank.get(after, after) < rank.get(before, before)
-            if is_back and at <= invoked and (is_alone or last < rank.get(before, before)):
+        last = found[-1][2]
+        for (at, _, before, shown), (_, invoked, after, shown_after) in pairwise(found):
+            if after < before and at <= invoked and (is_alone or last < before):
                 yield Violation(
                     kind=Kind.DIRTY_ORDER,
-                    sentence=f"the {name} {place[0]}/{place[1]} went from {before} back to {after}",
-                    places=[(*place, after)],
+                    sentence=f"the {name} {place[0]}/{place[1]} went from {shown} back to {shown_after}",
+                    places=[(*place, shown_after)],
                 )
 
 
