@@ -102,7 +102,7 @@ def test_all_that_is_sound_before_a_damaged_index_is_read(bench: Bench) -> None:
     bench.check(1, told.value.offset_end)
 
 
-@pytest.mark.parametrize("how", ["cut", "gone", "bad sector"])
+@pytest.mark.parametrize("how", ["cut", "gone", "bad sector", "bad sector of the batches"])
 def test_a_segment_file_that_changes_while_it_is_served(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -115,6 +115,8 @@ def test_a_segment_file_that_changes_while_it_is_served(
     elif how == "gone":
         path.unlink()
     else:
+        if how == "bad sector of the batches":
+            joined(bench.storage, 2, 0, 2**40)  # their index is known from here on
         monkeypatch.setattr(os, "pread", failing(os.pread, after=0, number=errno.EIO, where=".segment"))
     with pytest.raises(DamagedRecords, match=rf"{path} can't be read at byte \d+, from offset 0 on: .+"):
         joined(bench.storage, 2, 0, 2**40)
