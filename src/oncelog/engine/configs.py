@@ -53,6 +53,7 @@ class BrokerSettings(NamedTuple):
     is_auto_create: bool = True
     is_deletion_allowed: bool = True
     offsets_retention_ms: int = 604_800_000
+    empty_group_kept_ms: int = 600_000
     offset_metadata_characters_max: int = limits.OFFSET_METADATA_CHARACTERS_MAX
     group_session_timeout_ms_min: int = 6_000
     group_session_timeout_ms_max: int = 1_800_000
@@ -105,6 +106,7 @@ def _broker_settings(value: _Value) -> BrokerSettings:
         is_auto_create=value("auto.create.topics.enable"),
         is_deletion_allowed=value("delete.topic.enable"),
         offsets_retention_ms=value("offsets.retention.minutes") * unit_ms("offsets.retention.minutes"),
+        empty_group_kept_ms=value("offsets.retention.check.interval.ms"),
         offset_metadata_characters_max=value("offset.metadata.max.bytes"),
         group_session_timeout_ms_min=value("group.min.session.timeout.ms"),
         group_session_timeout_ms_max=value("group.max.session.timeout.ms"),

@@ -195,6 +195,8 @@ def _expiry_of(state: State, group_id: str, now_ms: int) -> Decision:
     has_members = group is not None and not group.is_empty
     has_given_ids = isinstance(group, ClassicGroup) and bool(group.pending)
     is_over = not has_members and not has_given_ids and len(expired) == len(committed)
+    if group is not None and not committed and now_ms - group.state_since_ms < state.settings.empty_group_kept_ms:
+        return Decision()  # its members have only just left: who looks for it, or deletes it, is to find it
     if is_over and exists(state, group_id) and group_id not in state.offsets.pending:
         return Decision((GroupDeleted(group_id),))
     return Decision(tuple(GroupOffsetDeleted(row.group, row.topic, row.partition) for row in expired))

@@ -165,6 +165,19 @@ def test_an_empty_group_goes_when_its_offsets_have_expired(world: GroupWorld) ->
     world.assert_durable()
 
 
+def test_a_group_without_offsets_is_found_for_a_while_after_its_members(world: GroupWorld) -> None:
+    """A sweep between two commands of one person, who empties a group and then deletes it, takes nothing away."""
+    world.join("a")
+    world.beat("a", LEAVE_EPOCH)
+    world.now_ms += world.state.settings.empty_group_kept_ms - 1
+    sweep(world)
+    assert "g" in world.state.groups.by_id
+    world.now_ms += 1
+    sweep(world)
+    assert world.state.groups.by_id == {}
+    world.assert_durable()
+
+
 # -- from one protocol to the other -----------------------------------------------------------------------------------
 
 
