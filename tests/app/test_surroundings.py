@@ -22,7 +22,7 @@ from tests.support.apps import CLIENT, Child, counted, feed, numbers, once, unti
 from tests.support.confluent import admin, create_topic, producer
 from tests.support.fixtures import Broker
 
-from oncelog.app import App, ConfigurationError, Context, Out, Record, state, worker
+from oncelog.app import App, ConfigurationError, Context, Out, Record, schema, state, worker
 from oncelog.app.settings import Cluster
 from oncelog.app.state import FileTable, MemoryTable
 from oncelog.app.topics import create_compacted
@@ -108,6 +108,52 @@ def test_a_checkpoint_is_of_partitions_that_the_commit_speaks_of(
     states.committed()
     assert [table.checkpoint for table in tables] == [0, 10]
     states.close()
+
+
+class Away(Ends):
+    """A changelog that can't be read now."""
+
+    def restore(self, table: Any, topic: str, partition: int) -> int:
+        raise ConfigurationError("away")
+
+
+def is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return True
+    return False
+
+
+def test_a_restore_that_fails_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it has read so far passes for no state: the next batch restores it again."""
+    opened: list[sqlite3.Connection] = []
+    monkeypatch.setattr(state, "_connected", lambda path: opened.append(real_connected(path)) or opened[-1])
+    monkeypatch.setattr(worker, "Changelog", Away)
+    monkeypatch.setattr(worker, "create_compacted", lambda cluster, wanted, **given: None)
+    monkeypatch.setattr(worker, "partitions_of", lambda cluster, topic: 1)
+    app = App("a")
+
+    @app.process("first", name="first")
+    def first(record: Record[str, str], ctx: Context) -> None: ...
+
+    never = threading.Event()
+    states = States("a", Cluster("127.0.0.1:1"), tmp_path, never, never)
+    states.begin({("first", 0): 7})
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="away"):
+            states.of(app.topology.processors[0], ("first", 0))
+    assert [is_closed(each) for each in opened] == [False]
+    states.close()
+    assert [is_closed(each) for each in opened] == [True]
+
+
+def test_a_file_that_is_no_database_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "shop.db").write_bytes(b"no database" * 500)
+    connection = sqlite3.connect(tmp_path / "shop.db")
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        schema._sqlite_connected(connection, None)
+    assert is_closed(connection)
 
 
 # -- disks, clocks -----------------------------------------------------------------------------------------------------

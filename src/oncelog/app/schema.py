@@ -8,6 +8,7 @@ version 13 or later; SQLite will do for one machine.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -90,8 +91,12 @@ def engine_of(url: str) -> Engine:
 
 def _sqlite_connected(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # SQLAlchemy's begin event opens transactions, so that they take the lock at once
-    connection.execute("PRAGMA busy_timeout = 5000")
-    connection.execute("PRAGMA journal_mode = WAL")
+    try:
+        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.Error:
+        connection.close()  # the pool does not know it yet
+        raise
 
 
 def _sqlite_begins(connection: Connection) -> None:

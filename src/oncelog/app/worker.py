@@ -400,6 +400,7 @@ class States:
         table = known[1].table if known is not None else FileTable(self._folder / f"{processor.name}-{place[1]}.sqlite")
         assert isinstance(table, FileTable)
         state = PartitionState(table)
+        self._open[key] = (_IN_DOUBT, state)  # so that the file is closed if the restore fails
         self._restore(processor, place, table)
         self._open[key] = (assignment, state)
         return state
