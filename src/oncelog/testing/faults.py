@@ -109,10 +109,15 @@ class Fault:
 
 
 class Faults:
-    """All faults of one broker. ``post`` runs a function on the broker's loop; ``restart`` kills and starts the broker."""
+    """All faults of one broker, which is asked for its port.
 
-    def __init__(self, post: Callable[[Callable[[], None]], None], restart: Callable[[], None]) -> None:
-        self._post, self._restart = post, restart
+    ``post`` runs a function on the broker's loop; ``restart`` kills and starts the broker.
+    """
+
+    def __init__(
+        self, port: Callable[[], int], post: Callable[[Callable[[], None]], None], restart: Callable[[], None]
+    ) -> None:
+        self._port, self._post, self._restart = port, post, restart
         self._active: list[Fault] = []
         #: Requests that wait, by connection, in their order; the first of each is the one that is held.
         self._waiting: dict[int, deque[tuple[Call, Route]]] = {}
@@ -192,7 +197,7 @@ class Faults:
     def _victim(self, peer: Peer) -> int | None:
         """The process to kill; None if it dies already: its requests that were on their way are not another one's."""
         try:
-            process = process_of(peer.address)
+            process = process_of(peer.address, self._port())
         except NoSuchProcess:
             if sys.platform != "linux":
                 raise

@@ -57,7 +57,9 @@ class Kafka:
     """One broker of a test. ``settings``: Kafka's names."""
 
     def __init__(self, **settings: Any) -> None:
-        self._faults = Faults(lambda what: self.broker.post(what), lambda: self.broker.restart_soon())
+        self._faults = Faults(
+            lambda: self.broker.port, lambda what: self.broker.post(what), lambda: self.broker.restart_soon()
+        )
         self.broker = StagedBroker(self._faults.through, **settings)
         self.clock = Clock(self.broker)
 
