@@ -18,11 +18,11 @@ import pytest
 from confluent_kafka.admin import ConfigResource
 from confluent_kafka.cimpl import NewPartitions
 from tests.app.test_state import assert_counted, counter, histories
-from tests.support.apps import CLIENT, Child, counted, feed, numbers, once, until, until_done
+from tests.support.apps import CLIENT, Child, counted, done, feed, numbers, once, until, until_done
 from tests.support.confluent import admin, create_topic, producer
 from tests.support.fixtures import Broker
 
-from oncelog.app import App, ConfigurationError, Context, Out, Record, schema, state, worker
+from oncelog.app import App, ConfigurationError, Context, Out, Record, schema, state, topics, worker
 from oncelog.app.settings import Cluster
 from oncelog.app.state import FileTable, MemoryTable
 from oncelog.app.topics import create_compacted
@@ -315,18 +315,97 @@ def test_partitions_that_are_added_are_read(broker: Broker, unique: Unique, tmp_
 def test_partitions_that_are_added_under_a_state_end_the_application(
     broker: Broker, unique: Unique, tmp_path: Path
 ) -> None:
-    """Keys are in other partitions than their state from then on: going on would be wrong, and so would be to wait."""
+    """A key has moved between old partitions, where no record of a new one tells: nothing is counted on the wrong state."""
+    name, source, target = make(broker.bootstrap, unique, 2)
+    app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT)
+    counter(app, source, target)
+    feed(broker.bootstrap, source, ["moves"] * 3, partition=0)
+    feed(broker.bootstrap, source, ["stays"], partition=1)
+    wanted = r"has 3 partitions now, .*changelog was made with 2: keys have left"
+    with pytest.raises(ConfigurationError, match=wanted), app.running(workers=2) as running:
+        until_done(broker.bootstrap, name, source)
+        grow(broker.bootstrap, source, 3)
+        feed(broker.bootstrap, source, ["moves"], partition=1)
+        until(lambda: not running.is_running, "the application to end")
+    with pytest.raises(ConfigurationError, match="has 3 partitions now"):
+        app.running()
+    assert histories(broker.bootstrap, target) == {"moves": [1, 2, 3], "stays": [1]}
+
+
+def test_a_producer_that_learns_first_of_added_partitions_spoils_no_state(
+    broker: Broker, unique: Unique, tmp_path: Path
+) -> None:
+    """It writes all the time, by the new number at once; the application has the client's five minutes."""
+    name, source, target = make(broker.bootstrap, unique, 2)
+    app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT, batch_records=20)
+    counter(app, source, target)
+    words = [f"w{number}" for number in range(50)]
+
+    def write(rounds: int) -> None:
+        writer = producer(broker.bootstrap)
+        for _ in range(rounds):
+            for word in words:
+                writer.produce(source, word, word)
+        assert writer.flush(30) == 0
+
+    with pytest.raises(ConfigurationError, match="has 5 partitions now"), app.running(workers=2) as running:
+        write(20)
+        until(lambda: done(broker.bootstrap, name, source)[0] > 0, "a state to be there")
+        grow(broker.bootstrap, source, 5)
+        write(20)
+        until(lambda: not running.is_running, "the application to end")
+    found = histories(broker.bootstrap, target)
+    assert found == {word: list(range(1, len(counts) + 1)) for word, counts in found.items()}
+
+
+def test_a_record_of_an_added_partition_ends_the_application(broker: Broker, unique: Unique, tmp_path: Path) -> None:
+    """There is no changelog for it to wait for."""
     name, source, target = make(broker.bootstrap, unique, 2)
     app = App(name, broker.bootstrap, state_folder=tmp_path, client=QUICK)
     counter(app, source, target)
     feed(broker.bootstrap, source, numbers(20))
-    running = app.running()
-    until_done(broker.bootstrap, name, source)
-    grow(broker.bootstrap, source, 3)
-    feed(broker.bootstrap, source, ["new"], partition=2)
-    until(lambda: not running.is_running, "the application to end")
-    with pytest.raises(ConfigurationError, match="changelog has 2 partitions and needs 3"):
-        running.wait()
+    with pytest.raises(ConfigurationError, match="has 3 partitions now"), app.running() as running:
+        until_done(broker.bootstrap, name, source)
+        grow(broker.bootstrap, source, 3)
+        feed(broker.bootstrap, source, ["new"], partition=2)
+        until(lambda: not running.is_running, "the application to end")
+    assert "new" not in histories(broker.bootstrap, target)
+
+
+def test_partitions_that_were_added_while_a_batch_was_handled_are_noticed(
+    broker: Broker, unique: Unique, tmp_path: Path
+) -> None:
+    """Before the commit, not only when the records are taken."""
+    name, source, target = make(broker.bootstrap, unique, 1)
+    app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT)
+    entered, grown = threading.Event(), threading.Event()
+
+    @app.process(source, to=target)
+    def count(record: Record[str, str], ctx: Context) -> Out:
+        count = ctx.state["count"].add(record.key, 1)
+        entered.set()
+        assert grown.wait(60)
+        return Out(key=record.key, value=str(count))
+
+    feed(broker.bootstrap, source, ["x"])
+    with pytest.raises(ConfigurationError, match="has 2 partitions now"), app.running() as running:
+        assert entered.wait(60)
+        grow(broker.bootstrap, source, 2)
+        grown.set()
+        until(lambda: not running.is_running, "the application to end")
+    assert histories(broker.bootstrap, target) == {}
+
+
+def test_a_changelog_that_another_made_meanwhile_has_to_fit(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers make it, and partitions of its source are added between their looks at it."""
+    changelog = unique("changelog")
+    create_compacted(Cluster(broker.bootstrap), {changelog: 2})
+    counts: list[dict[str, int]] = [{}, topics.partition_counts(Cluster(broker.bootstrap))]
+    monkeypatch.setattr(topics, "partition_counts", lambda _: counts.pop(0))
+    with pytest.raises(ConfigurationError, match="has 2 partitions and needs 3"):
+        create_compacted(Cluster(broker.bootstrap), {changelog: 3})
 
 
 def test_a_topic_is_deleted_and_made_again(broker: Broker, unique: Unique, tmp_path: Path) -> None:

@@ -177,9 +177,30 @@ SEQUENCES = [
     Breakage(
         "a second processor's changelog is not made",
         "app/worker.py",
-        "        if place[1] >= self._partitions.get(topic, 0):\n",
-        "        if self._changelog is None:\n",
+        "        if topic not in self._partitions:\n            made",
+        "        self._partitions[topic] = 1\n        if self._changelog is None:\n            made",
         "tests/app/test_surroundings.py::test_two_processors_have_a_state_each",
+    ),
+    Breakage(
+        "partitions that are added are noticed when a record of a new one comes",
+        "app/worker.py",
+        "        self._states.check_partitions()\n",
+        "",
+        "tests/app/test_surroundings.py::test_partitions_that_are_added_under_a_state_end_the_application",
+    ),
+    Breakage(
+        "the partitions of a source are counted when a batch is taken, not before its commit",
+        "app/worker.py",
+        "        processed, outputs, poison = self._processed(raws)\n        self._states.check_partitions()\n",
+        "        self._states.check_partitions()\n        processed, outputs, poison = self._processed(raws)\n",
+        "tests/app/test_surroundings.py::test_partitions_that_were_added_while_a_batch_was_handled_are_noticed",
+    ),
+    Breakage(
+        "a changelog that another worker made meanwhile is taken as it is",
+        "app/topics.py",
+        "            # another worker was first,",
+        "            continue\n            # another worker was first,",
+        "tests/app/test_surroundings.py::test_a_changelog_that_another_made_meanwhile_has_to_fit",
     ),
     Breakage(
         "a checkpoint is taken of what another owns by now",

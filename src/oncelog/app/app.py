@@ -43,10 +43,10 @@ from oncelog.app.settings import (
     Delivery,
     Limits,
 )
-from oncelog.app.topics import check_topics
+from oncelog.app.topics import check_keys_stay, check_topics, partition_counts
 from oncelog.app.topology import OutboxRoute, Processor, Retry, Sink, Topology
 from oncelog.app.weaker import WeakExchange
-from oncelog.app.worker import Worker
+from oncelog.app.worker import Worker, changelog_name
 
 if TYPE_CHECKING:
     from oncelog.app.driver import Driver
@@ -233,7 +233,7 @@ class App:
         if not (self.topology.processors or self.topology.sinks or self.topology.outboxes):
             raise ConfigurationError(f"the application {self.name} has no processor, sink or outbox")
         self._check_databases()
-        check_topics(self.cluster, self.topology.topics)
+        self._check_changelogs(check_topics(self.cluster, self.topology.topics))
         identity = Identity(self.name, self._state_folder, self._instance)
         jobs = self._jobs(identity, workers, stop, halt)
         log.info(
@@ -264,6 +264,14 @@ class App:
         from oncelog.app.sinks import SinkJob
 
         return SinkJob(name, sink, self.cluster, self.limits, self.meters, stop, halt)
+
+    def _check_changelogs(self, partitions: Mapping[str, int]) -> None:
+        """Those that are there have as many partitions as their sources, before anything is read."""
+        found = partition_counts(self.cluster)
+        for processor in self.topology.processors:
+            source, changelog = processor.topics[0], changelog_name(self.name, processor.name)
+            if processor.keeps_state and changelog in found:
+                check_keys_stay(source, partitions[source], changelog, found[changelog])
 
     def _check_databases(self) -> None:
         """Their tables are there, before anything is read."""

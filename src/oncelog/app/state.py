@@ -29,8 +29,9 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from oncelog.app.errors import ConfigurationError, Fate, Halted, fate_of
-from oncelog.app.intake import asked
-from oncelog.app.transactions import Sent
+from oncelog.app.intake import asked, pause_after
+from oncelog.app.topics import MISSING_SECONDS
+from oncelog.app.transactions import STEP_SECONDS, Sent
 
 log = logging.getLogger("oncelog.app")
 
@@ -433,10 +434,27 @@ class Changelog:
         """The first and the next offset, whatever is still open included: nothing that was ever committed is beyond."""
         while True:
             answer = asked(
-                lambda: self._all.get_watermark_offsets(TopicPartition(topic, partition), 5.0, cached=False), self._halt
+                lambda: self._all.get_watermark_offsets(TopicPartition(topic, partition), STEP_SECONDS, cached=False),
+                self._halt,
             )
             if answer is not None:
                 return answer
+
+    def partitions(self, topic: str) -> int:
+        """How many a topic has, asked now. ConfigurationError if it is not there, and does not come back soon."""
+        deadline = time.monotonic() + MISSING_SECONDS
+        while True:
+            found = asked(lambda: self._all.list_topics(topic, STEP_SECONDS).topics[topic], self._halt)
+            if found is None:  # no broker answers, so none says that it is missing
+                deadline = time.monotonic() + MISSING_SECONDS
+            elif found.error is None:
+                return len(found.partitions)
+            elif time.monotonic() > deadline:
+                raise ConfigurationError(
+                    f"topic {topic}: {found.error.str()}. Create it again, with as many partitions"
+                )
+            else:
+                pause_after(found.error, self._halt)
 
     def restore(self, table: Table, topic: str, partition: int) -> int:
         """Brings a table up to the changelog's end; how many records that took.

@@ -19,7 +19,7 @@ log = logging.getLogger("oncelog.app")
 _WAIT_SECONDS: Final = 15.0
 _STEP_SECONDS: Final = 5.0
 #: So long a topic may be missing before it is called so; first asked again after the pause, which doubles.
-_MISSING_SECONDS: Final = 3.5
+MISSING_SECONDS: Final = 3.5
 _PAUSE_SECONDS: Final = 0.1
 
 
@@ -44,7 +44,7 @@ def check_topics(cluster: Cluster, topics: Sequence[str]) -> dict[str, int]:
 
     One that was created a moment ago is waited for: Apache Kafka answers its creation a little before its metadata has it.
     """
-    deadline, pause = time.monotonic() + _MISSING_SECONDS, _PAUSE_SECONDS
+    deadline, pause = time.monotonic() + MISSING_SECONDS, _PAUSE_SECONDS
     while True:
         counts = partition_counts(cluster)
         missing = sorted(topic for topic in topics if topic not in counts)
@@ -66,15 +66,8 @@ def create_compacted(cluster: Cluster, wanted: Mapping[str, int], *, tombstone_s
     counts = partition_counts(cluster)
     client = AdminClient(cluster.for_admin("oncelog-app"))
     for topic, partitions in wanted.items():
-        if topic not in counts:
-            continue
-        if counts[topic] != partitions:
-            raise ConfigurationError(
-                f"topic {topic} has {counts[topic]} partitions and needs {partitions}, as many as what it follows. Where "
-                "partitions were added keys have left their state: go on in a topic with as many as before, or begin anew "
-                "under another name"
-            )
-        _check_settings(topic, _settings(client, topic), tombstone_seconds)
+        if topic in counts:
+            _check_made(client, topic, counts[topic], partitions, tombstone_seconds)
     missing = [NewTopic(topic, count, -1, config=_COMPACTED) for topic, count in wanted.items() if topic not in counts]
     if not missing:
         return
@@ -85,6 +78,27 @@ def create_compacted(cluster: Cluster, wanted: Mapping[str, int], *, tombstone_s
             error: KafkaError = failure.args[0]
             if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise ConfigurationError(f"topic {topic} can't be created: {error.str()}") from failure
+            # another worker was first, and may have counted before partitions were added
+            _check_made(client, topic, check_topics(cluster, [topic])[topic], wanted[topic], tombstone_seconds)
+
+
+def _check_made(client: AdminClient, topic: str, found: int, wanted: int, tombstone_seconds: float) -> None:
+    if found != wanted:
+        raise ConfigurationError(
+            f"topic {topic} has {found} partitions and needs {wanted}, as many as what it follows. Where partitions were "
+            "added keys have left their state: go on in a topic with as many as before, or begin anew under another name"
+        )
+    _check_settings(topic, _settings(client, topic), tombstone_seconds)
+
+
+def check_keys_stay(source: str, now: int, changelog: str, made: int) -> None:
+    """A state is of use as long as its source has as many partitions as when it was made. Else a ConfigurationError."""
+    if now != made:
+        raise ConfigurationError(
+            f"{source} has {now} partitions now, and the state in {changelog} was made with {made}: keys have left their "
+            f"state, so nothing more is committed. Copy what is not processed yet, by key, into a topic with {made} partitions "
+            "and let the processor read that one, under its old name; or begin anew under another name"
+        )
 
 
 def _settings(client: AdminClient, topic: str) -> Mapping[str, str]:

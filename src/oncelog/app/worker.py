@@ -27,7 +27,7 @@ from oncelog.app.records import Out, Raw
 from oncelog.app.serializing import DecodeError, encode
 from oncelog.app.settings import Cluster, Limits
 from oncelog.app.state import CHECKPOINT_SECONDS_MAX, Changelog, FileTable, PartitionState, Stores, changelog_records
-from oncelog.app.topics import check_topics, create_compacted
+from oncelog.app.topics import check_keys_stay, check_topics, create_compacted
 from oncelog.app.topology import Processor, Topology
 from oncelog.app.transactions import Sent
 
@@ -228,6 +228,7 @@ class Worker:
     def _batch(self, raws: Sequence[Raw]) -> None:
         """One transaction over the first of these records; the rest is put back."""
         processed, outputs, poison = self._processed(raws)
+        self._states.check_partitions()
         self._exchange.put_back(raws[len(processed) :])
         if not processed:
             if poison is not None:
@@ -379,7 +380,7 @@ class States:
         self._halt = halt
         self._stop = stop
         self._changelog: Changelog | None = None
-        #: How many partitions each changelog has that is known to be there.
+        #: How many partitions the source of each changelog had when this worker first met it, and the changelog has.
         self._partitions: dict[str, int] = {}
         #: By processor and partition: the assignment as of which it was restored, and the state.
         self._open: dict[tuple[str, Place], tuple[int, PartitionState]] = {}
@@ -407,14 +408,15 @@ class States:
 
     def _restore(self, processor: Processor, place: Place, table: FileTable) -> None:
         topic = changelog_name(self._app, processor.name)
-        if place[1] >= self._partitions.get(topic, 0):
-            self._partitions[topic] = partitions_of(self._cluster, place[0])
-            create_compacted(
-                self._cluster, {topic: self._partitions[topic]}, tombstone_seconds=2 * CHECKPOINT_SECONDS_MAX
-            )
+        if topic not in self._partitions:
+            made = partitions_of(self._cluster, place[0])
+            create_compacted(self._cluster, {topic: made}, tombstone_seconds=2 * CHECKPOINT_SECONDS_MAX)
+            self._partitions[topic] = made
         if self._changelog is None:
             settings = self._cluster.for_consumer(client_id=topic, group="", instance="")
             self._changelog = Changelog(settings, self._halt, self._stop)
+        if place[1] >= self._partitions[topic]:
+            check_keys_stay(place[0], self._changelog.partitions(place[0]), topic, self._partitions[topic])
         started = time.monotonic()
         read = self._changelog.restore(table, topic, place[1])
         log.info(
@@ -424,6 +426,18 @@ class States:
             read,
             (time.monotonic() - started) * 1000,
         )
+
+    def check_partitions(self) -> None:
+        """The sources of the batch have as many as their states were made with; else ConfigurationError.
+
+        Asked for each batch, when its records have been read and before anything of them is committed. Whoever wrote one of
+        them by the new number had learnt it before, so a broker that knows what the others know tells it now (0.2 ms).
+        """
+        used = {(name, place[0]) for name, place in self._open if place in self._assignments}
+        for name, source in used:
+            assert self._changelog is not None
+            topic = changelog_name(self._app, name)
+            check_keys_stay(source, self._changelog.partitions(source), topic, self._partitions[topic])
 
     def changes(self) -> list[Sent]:
         """The changelog records of the batch."""
