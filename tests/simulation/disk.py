@@ -163,6 +163,8 @@ class FileDisk:
         """From now on the disk is a good one."""
         self.share_bad_start = self.share_slow = 0.0
         self.mend()
+        if self.life is not None:
+            self.life.process.reads_until_damage = -1
 
     def mend(self) -> None:
         """No more faults."""

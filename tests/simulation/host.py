@@ -63,7 +63,7 @@ class Host:
         self.bug: BaseException | None = None
         self.kills = self.crashes = self.failures = self.stops = self.starts = self.jumps = self.reboots = 0
         #: How far the machine's clock is off, and for how long it has slept.
-        self._wall_off_us = self._slept_us = 0
+        self._wall_off_us = self.slept_us = 0
         self._kept: list[str] | None = None
         self._is_dying = False
         self._awaited: tuple[int, bool] | None = None
@@ -79,7 +79,7 @@ class Host:
         """The broker's, from the machine's."""
         return Clock(
             lambda: EPOCH_MS * 1_000_000 + (self.events.now_us + self._wall_off_us) * 1_000,
-            lambda: (self.events.now_us - self._slept_us) * 1_000,
+            lambda: (self.events.now_us - self.slept_us) * 1_000,
         )
 
     def _new_id(self) -> UUID:
@@ -286,12 +286,13 @@ class Host:
     def pause(self, time_us: int) -> None:
         """SIGSTOP: the kernel goes on, the process does not."""
         self.events.note("host", "the broker stands still for {} ms", time_us // MS_US)
-        self.loop.stopped_until_us = self.events.now_us + time_us
+        self.loop.stopped_until_us = max(self.loop.stopped_until_us, self.events.now_us + time_us)
 
     def sleep(self, time_us: int) -> None:
-        """The machine is suspended: the monotonic clock does not count that."""
-        self.pause(time_us)
-        self._slept_us += time_us
+        """The machine is suspended: the monotonic clock does not count that. It never goes back: no sleep begins in another."""
+        if self.loop.stopped_until_us <= self.events.now_us:
+            self.pause(time_us)
+            self.slept_us += time_us
 
     def jump(self, time_us: int) -> None:
         """Somebody sets the machine's clock."""

@@ -295,7 +295,8 @@ class Transactional(Producing):
                     if not (yield from self._one()):
                         yield from self.rest(self.world.pace_us)
             except Fenced:
-                self._check_reason()
+                # Time is no reason for not going on with another epoch (rule D8).
+                self._check_reason(is_time_one=not is_going_on)
                 if is_going_on or self.init_version < 3:
                     self.note("is fenced and stops")
                     return
@@ -339,7 +340,7 @@ class Transactional(Producing):
             caller = {"producer_id": session.producer_id, "producer_epoch": session.epoch}
         is_rivalled = False
         while True:
-            self.world.reasons.asks(self.transactional_id, self)
+            asked = self.world.reasons.asks(self.transactional_id, self)
             reply = yield from self.call(
                 COORDINATOR,
                 "init_producer_id",
@@ -361,7 +362,7 @@ class Transactional(Producing):
         self.sessions += 1
         self.session = Session(reply.producer_id, reply.producer_epoch)
         self.note("has session {}, {}", reply.producer_id, reply.producer_epoch)
-        self.reason = self.world.reasons.given(self.transactional_id, self, is_rivalled=is_rivalled)
+        self.reason = self.world.reasons.given(self.transactional_id, self, asked, is_rivalled=is_rivalled)
         self.world.history.given(self.transactional_id, reply.producer_id, reply.producer_epoch)
         self._closes()
 
@@ -407,12 +408,12 @@ class Transactional(Producing):
         if not self.is_fenced():
             self.world.history.closed(self.transactional_id, self.events.now_us)
 
-    def _check_reason(self) -> None:
+    def _check_reason(self, *, is_time_one: bool = True) -> None:
         """Nobody is fenced but by another instance, an operator, the machine, or time (rules D4, D8, T7)."""
         if self.reason is None or self.reason.is_there():
             return
         open_us = self.events.now_us - self._open_since_us if self._open_since_us >= 0 else 0
-        if open_us < self.transaction_timeout_ms * MS_US * 8 // 10:
+        if not is_time_one or open_us < self.transaction_timeout_ms * MS_US * 8 // 10:
             raise Violation("fenced", f"{self.name} can't go on, and nobody has done it; open for {open_us} us")
 
     def is_answered(self, api: str) -> None:

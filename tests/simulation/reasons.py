@@ -40,18 +40,21 @@ class Reasons:
         #: Operators' aborts and markers.
         self.operators = 0
 
-    def asks(self, transactional_id: str, actor: Actor) -> None:
-        """Somebody asks for a session: others may be fenced from now on."""
+    def asks(self, transactional_id: str, actor: Actor) -> int:
+        """Somebody asks for a session: others may be fenced from now on. Returns how many reasons there were before."""
         self._asked.setdefault(transactional_id, Counter())[actor.name] += 1
         self._waiting.setdefault(transactional_id, {})[actor.name] = actor.events.now_us
+        return self.count(transactional_id, actor.name)
 
-    def given(self, transactional_id: str, actor: Actor, *, is_rivalled: bool) -> Reason:
-        """It has one. ``is_rivalled``: another request of its own may still come."""
+    def given(self, transactional_id: str, actor: Actor, asked: int, *, is_rivalled: bool) -> Reason:
+        """It has one. ``asked``: what ``asks`` returned, for it may have stood still since; ``is_rivalled``: another request of
+        its own may still come.
+        """
         waiting = self._waiting.setdefault(transactional_id, {})
         waiting.pop(actor.name, None)
         since_us = actor.events.now_us - _ASKED_US
         is_rivalled = is_rivalled or any(asked_us > since_us for asked_us in waiting.values())
-        return Reason(self, transactional_id, actor.name, self.count(transactional_id, actor.name), is_rivalled)
+        return Reason(self, transactional_id, actor.name, asked, is_rivalled)
 
     def count(self, transactional_id: str, name: str) -> int:
         """How often others, operators and the machine gave a reason."""

@@ -33,6 +33,7 @@ from tests.simulation.producers import Forgetful, PlainProducer, Transactional, 
 from tests.simulation.reading import UNKNOWN_TOPIC, Consumer, Copier, fetch, parts_of, shown_of, values_of
 from tests.simulation.reasons import Reasons
 from tests.simulation.threads import installed
+from tests.simulation.trespassing import Trespasser
 from tests.support.batches import Batch, batches
 
 STEPS = 12_000
@@ -147,7 +148,7 @@ class World:
     def _run(self) -> None:
         setup = Admin(self, "setup")
         self._do(setup, setup.create_topics(self.topics))
-        self._populate()
+        self._populate(age(self))
         self.events.at(self.fault_us, self._fault)
         self.events.at(self._hold_us, self._hold)
         self.events.at(100 * MS_US, self._look_after)
@@ -168,20 +169,26 @@ class World:
         """One actor does something, and the world goes on until it is done."""
         actor.run = lambda: steps  # type: ignore[method-assign]
         actor.begin()
-        self._until(lambda: actor.is_done, actor.name)
+        self.until(lambda: actor.is_done, actor.name)
 
-    def _until(self, is_done: Any, what: str) -> None:
+    def until(self, is_done: Any, what: str) -> None:
+        """The world goes on until something is so; not for ever."""
         deadline_us = self.events.now_us + _END_US
         while not is_done():
             if self.events.now_us > deadline_us:
                 raise Violation("stuck", f"{what}: not done after {_END_US // SECOND_US} s without faults")
             self._step()
 
-    def _populate(self) -> None:
+    def _populate(self, old: tuple[int, dict[Place, int]] | None) -> None:
+        """``old``: the session that the first producer goes on with."""
         random, mortal = self.random, self.places(*self.history.mortal) if self.history.mortal else []
         for _ in range(random.randint(1, 3)):
             places = [*self.places("in", "plain"), *mortal] if random.random() < 0.5 else self.places("in")
-            self.add(PlainProducer(self, self._name("plain"), [place for place in places if place not in mortal]))
+            plain = PlainProducer(self, self._name("plain"), [place for place in places if place not in mortal])
+            if old is not None:
+                plain.start_at(*old)
+                old = None
+            self.add(plain)
         for number in range(random.randint(2 * self._is_about_late_requests, 3)):
             self.add(self._writer(f"write-{number}"))
         for index in range(self.topics["in"]):
@@ -200,9 +207,10 @@ class World:
             self.add(Consumer(self, self._name("read"), chosen, is_committed=number % 3 != 2))
         if self.compaction:
             self.add(PlainProducer(self, self._name("keyed"), self.places(_TABLE)))
+            self.add(self._table_writer(f"{_TABLE}-0"))
             self.add(Consumer(self, self._name("read"), self.places(_TABLE), is_committed=random.random() < 0.7))
         self.add(Admin(self, self._name("admin")))
-        age(self)
+        self.add(Trespasser(self, self._name("trespasser"), self.places("plain")))
 
     def _name(self, kind: str) -> str:
         self._count += 1
@@ -221,6 +229,12 @@ class World:
         if not (writer.is_tv2 or self.host.network.share_cut) and self.random.random() < 0.7:
             # Where the network cuts, a batch that was given up may come before the end of its connection (FINDINGS.md).
             writer.be_careless()
+        return writer
+
+    def _table_writer(self, transactional_id: str) -> Writer:
+        """Half of what it writes is aborted: what compaction makes of that is a matter of its own (rule R2)."""
+        writer = Writer(self, self._name("keeper"), transactional_id, self.places(_TABLE), is_tv2=self._is_tv2())
+        writer.share_aborted = 0.5
         return writer
 
     def _member(self, transactional_id: str) -> Member:
@@ -299,7 +313,7 @@ class World:
 
     def again(self, transactional_id: str) -> Transactional:
         """A new instance."""
-        kinds = {"copy": self._copier, "write": self._writer, GROUP: self._member}
+        kinds = {"copy": self._copier, "write": self._writer, _TABLE: self._table_writer, GROUP: self._member}
         return kinds[transactional_id.partition("-")[0]](transactional_id)
 
     def _hold(self) -> None:
@@ -440,14 +454,14 @@ class World:
         self.host.network.heal()
         self.disk.calm()
         self.pace_us = 50 * MS_US
-        self._until(lambda: self.host.server is not None, "the broker")
-        self._until(self._is_all_done, "the clients")
+        self.until(lambda: self.host.server is not None, "the broker")
+        self.until(self._is_all_done, "the clients")
         for actor in self.actors:
             if not (actor.is_done or actor.is_dead):
                 actor.kill()
         # Whoever could not go on may have left a transaction open: it times out.
         over_us = self.events.now_us + _TIMEOUT_US
-        self._until(lambda: self.events.now_us >= over_us, "the last timeouts")
+        self.until(lambda: self.events.now_us >= over_us, "the last timeouts")
 
     def _is_all_done(self) -> bool:
         firsts = {one.transactional_id for one in self.actors if isinstance(one, Transactional)}
@@ -463,7 +477,7 @@ class World:
         if found:
             raise found[0]
         self.host.close()
-        self._until(lambda: self.host.server is not None, "the last start")
+        self.until(lambda: self.host.server is not None, "the last start")
 
 
 def _is_witness(actor: Actor) -> bool:
