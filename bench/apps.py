@@ -15,14 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, Producer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.copiers import KINDS
 from bench.load import delete_topic, new_topic, percentile, transactional
-from bench.peers import CACHE, TICKS, Peer, Unavailable
+from bench.peers import CACHE, TICKS, Peer, Unavailable, free_port
 
 QUIX = "quix"
 QUIX_VERSION = "3.28.1"
@@ -32,6 +34,8 @@ PARTITIONS = 4
 _TIMEOUT_S = 60
 _WARM_RECORDS = 20
 _STAMP_BYTES = 8
+#: Requests that end a batch, with transactions and without.
+_COMMITS = ("EndTxn", "OffsetCommit")
 
 Figures = dict[str, float]
 #: (size, copier) -> one Figures a round
@@ -78,6 +82,21 @@ def quix_python() -> str:
                 raise Unavailable(f"quixstreams can't be installed: {done.stderr[-300:]}")
         (folder / "complete").touch()
     return str(folder / "bin" / "python")
+
+
+class Broker(Peer):
+    """The one oncelog broker of a run, and what it says of itself."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("oncelog", folder)
+        self.metrics = f"127.0.0.1:{free_port()}"
+        self.command += ["--metrics", self.metrics]
+
+    def commits(self) -> float:
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=_TIMEOUT_S) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [one for family in families if family.name == "oncelog_requests" for one in family.samples]
+        return sum(one.value for one in samples if one.labels["api"] in _COMMITS)
 
 
 class Copier:
@@ -131,14 +150,22 @@ class Copier:
             assert producer.flush(_TIMEOUT_S) == 0, "not delivered"
             self.read(1)
 
-    def latency(self, seconds: float, per_s: int) -> Figures:
+    def latency(self, broker: Broker, seconds: float, per_s: int) -> Figures:
         """Fed by a process of its own, so that reading does not delay it."""
         feeder = [sys.executable, "-m", "bench.apps", "--feed", self.bootstrap, self.source, str(self.size)]
         count = round(seconds * per_s)
+        commits, spent, own, begun = broker.commits(), broker.cpu_s(), self.cpu_s(), time.monotonic()
         with subprocess.Popen([*feeder, str(count), str(per_s)]) as process:
             ages = self.read(count)
+        took = time.monotonic() - begun
         assert process.returncode == 0, "the feeder has failed"
-        return {"p50_ms": percentile(ages, 0.5) * 1e3, "p99_ms": percentile(ages, 0.99) * 1e3}
+        return {
+            "p50_ms": percentile(ages, 0.5) * 1e3,
+            "p99_ms": percentile(ages, 0.99) * 1e3,
+            "commits_per_s": (broker.commits() - commits) / took,
+            "broker_percent": (broker.cpu_s() - spent) / took * 100,
+            "copier_percent": (self.cpu_s() - own) / took * 100,
+        }
 
     def bulk(self, count: int) -> Figures:
         producer = transactional(self.bootstrap, f"feed-{self.source}", **{"linger.ms": 20})
@@ -180,24 +207,28 @@ def feed(bootstrap: str, topic: str, size: int, count: int, per_s: int) -> None:
     assert producer.flush(_TIMEOUT_S) == 0, "not delivered"
 
 
-def measured(kind: str, bootstrap: str, size: int, folder: Path, asked: argparse.Namespace) -> Figures:
-    copier = Copier(kind, bootstrap, size, folder)
+def measured(kind: str, broker: Broker, size: int, folder: Path, asked: argparse.Namespace) -> Figures:
+    copier = Copier(kind, broker.bootstrap, size, folder)
     try:
         copier.warm()
-        return {**copier.latency(asked.seconds, asked.pace), **copier.bulk(asked.records)}
+        return {**copier.latency(broker, asked.seconds, asked.pace), **copier.bulk(asked.records)}
     finally:
         copier.close()
 
 
 def table(results: Results, size: int, names: list[str]) -> str:
-    lines = ["| copier | records/s | p50 ms | p99 ms | CPU µs a record |", "|---|---|---|---|---|"]
+    lines = [
+        "| copier | records/s | CPU µs a record | p50 ms | p99 ms | commits/s | copier's CPU | broker's CPU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name in names:
         rounds = results.get((size, name), [])
         if rounds:
             middle = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
             lines.append(
-                f"| `{name}` | {middle['per_s']:,.0f} | {middle['p50_ms']:.0f} | {middle['p99_ms']:.0f} "
-                f"| {middle['cpu_us']:.1f} |"
+                f"| `{name}` | {middle['per_s']:,.0f} | {middle['cpu_us']:.1f} | {middle['p50_ms']:.0f} "
+                f"| {middle['p99_ms']:.0f} | {middle['commits_per_s']:.0f} | {middle['copier_percent']:.1f} % "
+                f"| {middle['broker_percent']:.1f} % |"
             )
     return "\n".join(lines)
 
@@ -231,7 +262,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the broker and the copiers end too
     names, results, failures, begun = asked.copiers.split(","), Results(), [], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="oncelog-bench-") as scratch:
-        peer = Peer("oncelog", Path(scratch) / "broker")
+        peer = Broker(Path(scratch) / "broker")
         peer.launch()
         try:
             peer.wait()
@@ -239,7 +270,7 @@ def main() -> int:
                 for size in SIZES:
                     for name in names:
                         try:
-                            figures = measured(name, peer.bootstrap, size, Path(scratch), asked)
+                            figures = measured(name, peer, size, Path(scratch), asked)
                         except (Unavailable, AssertionError) as error:
                             failures.append(f"{name}, {size} B, round {number + 1}: {error}")
                             continue

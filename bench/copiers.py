@@ -1,7 +1,8 @@
 """The pass-through applications of `python -m bench.apps`, each a process that copies until SIGTERM.
 
 `python -m bench.copiers KIND BOOTSTRAP NAME SOURCE TARGET FOLDER`. KIND: of ``KINDS``; Quix Streams has quix_copier.py.
-All commit every 100 ms, send with a linger of 5 ms and let a fetch wait for 100 ms at most.
+All commit every 100 ms, send with a linger of 5 ms and let a fetch wait for 100 ms at most. Ours do not wait for that
+time where nothing more is at hand, but for the two of ``interval``.
 """
 
 import signal
@@ -24,9 +25,25 @@ Raw = Record[bytes | None, bytes | None]
 # -- oncelog.app ----------------------------------------------------------------------------------------------------------
 
 
-def app(bootstrap: str, name: str, source: str, target: str, folder: str, *, delivery: str, is_batch: bool) -> None:
+def app(
+    bootstrap: str,
+    name: str,
+    source: str,
+    target: str,
+    folder: str,
+    *,
+    delivery: str,
+    is_batch: bool,
+    commit_early: bool = True,
+) -> None:
     copier = App(
-        name, bootstrap, state_folder=folder, delivery=delivery, commit_interval=COMMIT_S, batch_records=BATCH_RECORDS
+        name,
+        bootstrap,
+        state_folder=folder,
+        delivery=delivery,
+        commit_interval=COMMIT_S,
+        commit_early=commit_early,
+        batch_records=BATCH_RECORDS,
     )
     if is_batch:
 
@@ -119,6 +136,8 @@ def loop(bootstrap: str, name: str, source: str, target: str, *, is_batch: bool)
 KINDS: dict[str, Callable[..., None]] = {
     "once": lambda *words: app(*words, delivery="exactly-once", is_batch=False),
     "once-batch": lambda *words: app(*words, delivery="exactly-once", is_batch=True),
+    "once-interval": lambda *words: app(*words, delivery="exactly-once", is_batch=False, commit_early=False),
+    "once-batch-interval": lambda *words: app(*words, delivery="exactly-once", is_batch=True, commit_early=False),
     "at-least-once": lambda *words: app(*words, delivery="at-least-once", is_batch=False),
     "at-least-once-batch": lambda *words: app(*words, delivery="at-least-once", is_batch=True),
     "loop": lambda *words: loop(*words[:4], is_batch=False),

@@ -66,6 +66,7 @@ class App:
     ``name``: the consumer group and the beginning of all transactional ids; give two applications two names. ``bootstrap``:
     HOST:PORT. ``instance``: a name that no other living process of this app has and that a restart keeps; else
     ``ONCELOG_INSTANCE``, else one is kept in ``state_folder``. ``commit_interval``, ``transaction_timeout``: seconds.
+    ``commit_early``: a batch does not wait for the interval where no more records are at hand and commits are cheap.
     ``delivery``: anything but exactly once has to be asked for. ``client``: more settings for librdkafka.
     """
 
@@ -79,13 +80,17 @@ class App:
         delivery: Delivery | str = Delivery.EXACTLY_ONCE,
         batch_records: int = BATCH_RECORDS,
         commit_interval: float = COMMIT_SECONDS,
+        commit_early: bool = True,
         transaction_timeout: float = TRANSACTION_TIMEOUT_SECONDS,
         client: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = checked_name("the application's name", name)
         self.cluster = Cluster(bootstrap, client or {})
         self.limits = Limits(
-            commit_interval=commit_interval, batch_records=batch_records, transaction_timeout=transaction_timeout
+            commit_interval=commit_interval,
+            commit_early=commit_early,
+            batch_records=batch_records,
+            transaction_timeout=transaction_timeout,
         )
         self.delivery = Delivery(delivery)
         self.topology = Topology()

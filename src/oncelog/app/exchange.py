@@ -23,6 +23,7 @@ from confluent_kafka import TopicPartition
 from oncelog.app.errors import Halted, Undone
 from oncelog.app.intake import NOTHING, GroupPositions, Intake, Place, Positions, offsets_after
 from oncelog.app.meters import Meters
+from oncelog.app.pace import Pace
 from oncelog.app.peers import fenced_by
 from oncelog.app.records import Raw
 from oncelog.app.settings import Cluster, Limits, client_id_of
@@ -106,6 +107,7 @@ class Exchange:
         self._stop = stop
         self._halt = halt
         self._fences = Fences()
+        self._pace = Pace(is_early=limits.commit_early)
         self._producer: TransactionalProducer | None = None
         self._intake: Intake | None = None
         self._pending: list[Sent] = []
@@ -171,7 +173,7 @@ class Exchange:
             try:
                 intake = self._ready_intake()
                 wanted = records_max or self._limits.batch_records
-                self._taken = intake.take(wanted, self._limits.commit_interval, self._stop)
+                self._taken = intake.take(wanted, self._limits.commit_interval, self._stop, self._pace.early_at)
             except Undone as undone:
                 self._recover(undone)
             else:
@@ -206,7 +208,7 @@ class Exchange:
 
         ``Undone.blames_a_record`` is raised when the same records would fail again; they will come again nevertheless.
         """
-        offsets = self._offsets_after(processed)
+        offsets, began_at = self._offsets_after(processed), time.monotonic()
         try:
             self._attempt(offsets, outputs)
         except Undone as undone:
@@ -216,6 +218,7 @@ class Exchange:
             if undone.blames_a_record:
                 raise
             return Outcome.ABORTED
+        self._pace.committed(began_at, time.monotonic())
         return self._ended(Outcome.COMMITTED, processed, offsets, "")
 
     def _offsets_after(self, processed: Sequence[Raw]) -> Mapping[Place, int]:
@@ -307,6 +310,7 @@ class Exchange:
 
         FencedByPeer if the name was taken for the second time within a minute.
         """
+        self._pace.undone()
         for attempt in range(1_000_000):
             self._judge(undone)
             if self._halt.wait(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)]):

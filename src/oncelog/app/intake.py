@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import struct
 import threading
 import time
@@ -171,7 +172,10 @@ class Intake:
         self._buffer_bytes = 0
         #: When the first of what is in the buffer came, or was left there by the batch before.
         self._first_at = 0.0
+        #: The client had no more ready when it was asked last.
+        self._is_drained = False
         self._wanted = 0
+        self._early_at = math.inf
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._metadata: bytes = self._consumer.consumer_group_metadata()
         self._is_closing = False
@@ -189,13 +193,15 @@ class Intake:
         """Joins the group."""
         self._running = self._executor.submit(self._run)
 
-    def take(self, records_max: int, seconds_max: float, stop: threading.Event) -> Taken:
+    def take(self, records_max: int, seconds_max: float, stop: threading.Event, early_at: float = math.inf) -> Taken:
         """Waits for a first record, then for ``records_max``, or ``seconds_max`` since it came; nothing when ``stop`` is set.
 
-        It may have come while the batch before was committed, so batches follow each other at an even pace. Their partitions
-        are kept until ``settle``. Raises what ended the thread.
+        It may have come while the batch before was committed, so batches follow each other at an even pace. From ``early_at``
+        on no more is waited for than what the client has ready. The batch's partitions are kept until ``settle``. Raises what
+        ended the thread.
         """
         with self._changed:
+            self._early_at = early_at
             while not stop.is_set():
                 self._await_some(records_max, seconds_max, stop)
                 if self._buffer:  # what was there may have gone with its partition
@@ -209,10 +215,15 @@ class Intake:
             self._changed.wait(POLL_SECONDS)
         deadline = self._first_at + seconds_max
         while 0 < len(self._buffer) < records_max and not (stop.is_set() or self._leaving):
-            left = deadline - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if now >= deadline or self._is_early(now):
                 break
-            self._changed.wait(min(left, POLL_SECONDS))
+            until = min(deadline, self._early_at) if now < self._early_at else deadline
+            self._changed.wait(min(until - now, POLL_SECONDS))
+
+    def _is_early(self, now: float) -> bool:
+        """Whether a batch of what is here may end before its time."""
+        return self._is_drained and now >= self._early_at
 
     def _taken(self, records_max: int) -> Taken:
         taken, rest = self._buffer[:records_max], self._buffer[records_max:]
@@ -358,6 +369,7 @@ class Intake:
         try:
             first = self._consumer.poll(POLL_SECONDS)
             if first is None:
+                self._is_drained = True
                 return ()
             if first.error() is not None:
                 return (first,)
@@ -365,7 +377,9 @@ class Intake:
             number = self._owned.get(place)
             room = max(1, self._limits.batch_records - len(self._buffer))
             rewinds = self._rewinds
-            rest = self._consumer.consume(min(room, _READY_MAX), 0)
+            wanted = min(room, _READY_MAX)
+            rest = self._consumer.consume(wanted, 0)
+            self._is_drained = len(rest) < wanted
             if self._rewinds != rewinds:
                 self._rewind()
                 return ()
@@ -439,7 +453,7 @@ class Intake:
                 self._first_at = time.monotonic()
             self._buffer += records
             self._buffer_bytes += bytes_of(records)
-            if is_first or len(self._buffer) >= self._wanted:
+            if is_first or len(self._buffer) >= self._wanted or self._is_early(time.monotonic()):
                 self._changed.notify_all()
 
     def _failed(self, error: KafkaError, message: Message) -> None:

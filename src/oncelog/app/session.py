@@ -44,8 +44,8 @@ class Session:
 
     ``bootstrap``: HOST:PORT. ``topics``: what is read, from the oldest record at first. ``instance``: a name that no other
     living process of this app has and that is the same after a restart; else one is kept in ``state_folder``. ``worker``:
-    tells sessions of one process apart. ``commit_interval`` and ``transaction_timeout``: seconds. ``client``: more
-    settings for librdkafka (security, sizes).
+    tells sessions of one process apart. ``commit_interval`` and ``transaction_timeout``: seconds. ``commit_early``: as an
+    ``App``'s. ``client``: more settings for librdkafka (security, sizes).
 
     Raises ConfigurationError and FencedByPeer.
     """
@@ -61,6 +61,7 @@ class Session:
         state_folder: str | Path = STATE_FOLDER,
         batch_records: int = BATCH_RECORDS,
         commit_interval: float = COMMIT_SECONDS,
+        commit_early: bool = True,
         transaction_timeout: float = TRANSACTION_TIMEOUT_SECONDS,
         client: Mapping[str, Any] | None = None,
     ) -> None:
@@ -73,7 +74,10 @@ class Session:
         self._state_folder = Path(state_folder)
         self._cluster = Cluster(bootstrap, client or {})
         self._limits = Limits(
-            commit_interval=commit_interval, batch_records=batch_records, transaction_timeout=transaction_timeout
+            commit_interval=commit_interval,
+            commit_early=commit_early,
+            batch_records=batch_records,
+            transaction_timeout=transaction_timeout,
         )
         self.meters = Meters()
         self._stop = threading.Event()

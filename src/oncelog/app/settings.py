@@ -71,11 +71,13 @@ TRANSACTION_TIMEOUT_SECONDS_MAX: Final = 900.0
 class Limits:
     """When a batch ends and how long its transaction may stay open. Times in seconds.
 
-    A batch ends ``commit_interval`` after its first record was read, or with ``batch_records``. ``transaction_timeout`` is
-    the broker's: how long a dead worker's open transaction holds up the readers at most.
+    A batch ends ``commit_interval`` after its first record was read, or with ``batch_records``; with ``commit_early`` also
+    when no more is at hand and commits are cheap (``pace``). ``transaction_timeout`` is the broker's: how long a dead
+    worker's open transaction holds up the readers at most.
     """
 
     commit_interval: float = COMMIT_SECONDS
+    commit_early: bool = True
     batch_records: int = BATCH_RECORDS
     transaction_timeout: float = TRANSACTION_TIMEOUT_SECONDS
     revoke_budget: float = 10.0

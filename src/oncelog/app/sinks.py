@@ -29,6 +29,7 @@ from oncelog.app.exchange import FENCED_SECONDS, Fences, Name, member_of
 from oncelog.app.handlers import Trial
 from oncelog.app.intake import Intake, Place, oldest, place_of
 from oncelog.app.meters import Meters
+from oncelog.app.pace import Pace
 from oncelog.app.records import Raw
 from oncelog.app.serializing import DecodeError
 from oncelog.app.settings import Cluster, Limits
@@ -218,6 +219,7 @@ class SinkJob:
         self._intake: Intake | None = None
         self._runner = asyncio.Runner()
         self._fences = Fences()
+        self._pace = Pace(is_early=limits.commit_early)
         self._one_by_one = 0
         self._attempts: dict[tuple[str, int, int], int] = {}
         self._pause_seconds = 0.0
@@ -248,7 +250,9 @@ class SinkJob:
     def _round(self) -> None:
         intake = self._ready_intake()
         records_max = 1 if self._one_by_one else self._limits.batch_records
-        raws, assignments, offsets = intake.take(records_max, self._limits.commit_interval, self._stop)
+        raws, assignments, offsets = intake.take(
+            records_max, self._limits.commit_interval, self._stop, self._pace.early_at
+        )
         if not raws:
             return
         self._held = {place: self._positions.kept[place] for place in assignments}
@@ -270,9 +274,12 @@ class SinkJob:
         with self._engine.begin() as db:
             self._write(db, raws)
             self._ready_intake().read_ahead()
+            written_at = time.monotonic()  # what each record costs by itself is no reason to wait for more of them
             self._positions.advance(db, offsets, self._held)
+        now = time.monotonic()
+        self._pace.committed(written_at, now)
         self._positions.advanced(offsets)
-        seconds = time.monotonic() - started
+        seconds = now - started
         self._meters.transaction("committed", len(raws), 0, seconds)
         places = ",".join(f"{topic}[{partition}]={offset}" for (topic, partition), offset in offsets.items())
         log.info(
@@ -290,6 +297,7 @@ class SinkJob:
     def _failed(self, raws: Sequence[Raw], error: Exception) -> None:
         """All is rolled back; what was taken comes again, by the offsets in the database."""
         assert self._intake is not None
+        self._pace.undone()
         if is_passing(error):
             log.warning("database away, rolled back sink=%s: %s", self._sink.name, error)
             self._pause_seconds = _AWAY_SECONDS
@@ -345,6 +353,7 @@ class SinkJob:
 
     def _recover(self, undone: Undone) -> None:
         log.info("undone sink=%s: %s", self._sink.name, undone)
+        self._pace.undone()
         if undone.fenced:
             self._meters.fenced()
             self._fences.check(self._cluster, self._name, undone)

@@ -57,20 +57,24 @@ class WeakExchange(Exchange):
         while taken := super().take(records_max):
             if self._delivery is Delivery.AT_LEAST_ONCE:
                 break
+            began_at = time.monotonic()
             try:
                 self._commit_offsets(self._taken.offsets)
-                break
             except Undone as undone:
                 self._recover(undone)
+            else:
+                self._pace.committed(began_at, time.monotonic())
+                break
         return taken
 
     def commit(self, processed: Sequence[Raw], outputs: Sequence[Sent] = ()) -> Outcome:
         """Sends; then, for at least once, commits the offsets."""
-        offsets = self._offsets_after(processed)
+        offsets, began_at = self._offsets_after(processed), time.monotonic()
         try:
             self._flush(outputs)
             if self._delivery is Delivery.AT_LEAST_ONCE:
                 self._commit_offsets(offsets)
+                self._pace.committed(began_at, time.monotonic())
         except Undone as undone:
             self._recover(undone)
             self._ended(Outcome.ABORTED, processed, offsets, str(undone))

@@ -227,6 +227,7 @@ class Worker:
 
     def _batch(self, raws: Sequence[Raw]) -> None:
         """One transaction over the first of these records; the rest is put back."""
+        self._pause_seconds = 0.0
         processed, outputs, poison = self._processed(raws)
         self._states.check_partitions()
         self._exchange.put_back(raws[len(processed) :])
@@ -244,6 +245,7 @@ class Worker:
             return
         if poison is not None and is_committed:
             raise poison
+        self._pause()
 
     def _pause(self) -> None:
         """Before the next attempt. Nothing is held meanwhile: no transaction, no partition that is wanted elsewhere."""
@@ -300,8 +302,7 @@ class Worker:
             try:
                 outs = self._record(raw, without_batches=done_as_batches)
             except Again as again:
-                if not count:
-                    self._pause_seconds = again.delay
+                self._pause_seconds = again.delay
                 break
             except PoisonRecord as error:
                 poison = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +33,12 @@ class Member:
 
     def __init__(self, has_ended: bool = False) -> None:
         self.calls: list[str] = []
+        self.early_at: list[float] = []
         self._has_ended = has_ended
 
-    def take(self, records_max: int, seconds_max: float, stop: threading.Event) -> Taken:
+    def take(self, records_max: int, seconds_max: float, stop: threading.Event, early_at: float) -> Taken:
         del records_max, seconds_max, stop
+        self.early_at.append(early_at)
         return Taken([Record(*PLACE, 0, None, b"value")], {PLACE: 1}, {PLACE: 1})
 
     def assignments(self, places: dict[tuple[str, int], int]) -> dict[tuple[str, int], int]:
@@ -178,3 +181,18 @@ def test_a_sink_reads_ahead_while_its_database_commits(job: SinkJob, monkeypatch
     job._round()
     assert member.calls == ["read_ahead", "advance", "settle"]
     assert job._positions.kept[PLACE] == (1, 0)
+
+
+def test_a_sinks_commit_lets_its_next_batch_end_early_and_a_failure_does_not(job: SinkJob) -> None:
+    member = Member()
+    job._intake = cast(Intake, member)
+    failures = [
+        lambda: None,
+        lambda: job._failed([Record(*PLACE, 0, None, b"value")] * 2, ValueError("no")),
+        lambda: job._recover(Undone("partitions were handed over meanwhile")),
+    ]
+    for fails in failures:
+        job._round()
+        fails()
+    job._round()
+    assert [early_at < math.inf for early_at in member.early_at] == [False, True, False, False]

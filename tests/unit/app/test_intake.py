@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
@@ -110,6 +112,109 @@ def test_the_time_of_a_batch_begins_when_its_first_record_comes(
         has_ended = bool(wait([taking], 5.0 if is_over else 0.2).done)
         stop.set()
     assert has_ended == is_over
+
+
+class Moments:
+    """In place of the intake's condition and its clock: time passes where the worker waits, and brings what is due then."""
+
+    def __init__(self, intake: Intake) -> None:
+        self.now = 100.0
+        self._intake = intake
+        self._due: deque[tuple[float, list[int], bool]] = deque()
+        self._is_notified = False
+
+    def brings(self, at: float, *offsets: int, is_all: bool) -> None:
+        """Records that the client has ready at that time; whether these are all."""
+        self._due.append((100.0 + at, list(offsets), is_all))
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def notify_all(self) -> None:
+        self._is_notified = True
+
+    def wait(self, seconds: float) -> None:
+        assert seconds > 0
+        until, self._is_notified = self.now + seconds, False
+        while not self._is_notified and self._due and self._due[0][0] <= until:
+            at, offsets, is_all = self._due.popleft()
+            self.now = max(at, self.now)
+            self._intake._is_drained = is_all
+            self._intake._fill([Message(*PLACE, offset=offset, value=b"value", error=None) for offset in offsets])
+        if not self._is_notified:
+            self.now = until
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def moments(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> Moments:
+    made = Moments(intake)
+    monkeypatch.setattr(intake, "_changed", made)
+    monkeypatch.setattr("oncelog.app.intake.time", made)
+    return made
+
+
+def taken_at(intake: Intake, moments: Moments, early_at: float, records_max: int = 10) -> tuple[float, list[int]]:
+    """When a batch of 0.1 s at most ended, and what it has."""
+    taken = intake.take(records_max, 0.1, threading.Event(), 100.0 + early_at)
+    return round(moments.now - 100.0, 6), [each.offset for each in taken.records]
+
+
+def test_where_nothing_more_is_at_hand_the_interval_is_not_waited_for(intake: Intake, moments: Moments) -> None:
+    moments.brings(0.013, 0, 1, is_all=True)
+    moments.brings(0.014, 2, is_all=True)
+    assert taken_at(intake, moments, -5.0) == (0.013, [0, 1])
+    assert taken_at(intake, moments, -5.0) == (0.014, [2])
+
+
+def test_a_batch_does_not_end_earlier_than_commits_are_cheap(intake: Intake, moments: Moments) -> None:
+    for number in range(20):
+        moments.brings(0.002 * number, number, is_all=True)
+    assert taken_at(intake, moments, 0.0271, 1000) == (0.0271, list(range(14)))
+
+
+def test_while_more_is_at_hand_nothing_ends_early(intake: Intake, moments: Moments) -> None:
+    """Until the client has no more: the worker learns of that at once."""
+    for number in range(5):
+        moments.brings(0.01 + 0.007 * number, number, is_all=number == 3)
+    assert taken_at(intake, moments, 0.005) == (0.031, [0, 1, 2, 3])
+    intake._buffer.clear()
+    intake._is_drained = False
+    moments.now = 100.0
+    assert taken_at(intake, moments, 0.005)[1] == [4]
+    assert moments.now - 100.0 == pytest.approx(0.138), "the interval, from the first record on"
+
+
+@pytest.mark.parametrize("early_at", [0.2, math.inf])
+def test_no_record_waits_longer_than_the_interval(intake: Intake, moments: Moments, early_at: float) -> None:
+    """Where commits are dear, and where nothing is to be early at all."""
+    for number in range(100):
+        moments.brings(0.01 + 0.007 * number, number, is_all=True)
+    assert taken_at(intake, moments, early_at, 1000) == (0.11, list(range(15)))
+
+
+@pytest.mark.parametrize(("ready", "is_drained"), [(None, True), (2, True), (3, False)])
+def test_the_client_has_no_more_where_it_gave_less_than_was_asked_for(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch, ready: int | None, is_drained: bool
+) -> None:
+    message = Message(*PLACE, offset=0, value=b"value", error=None)
+
+    def consume(count: int, seconds: float) -> list[Message]:
+        assert (count, seconds) == (3, 0)
+        return [message] * (ready or 0)
+
+    client = SimpleNamespace(poll=lambda _: None if ready is None else message, consume=consume)
+    intake._is_drained = not is_drained
+    with monkeypatch.context() as patched:
+        patched.setattr("oncelog.app.intake._READY_MAX", 3)
+        patched.setattr(intake, "_consumer", client)
+        intake._polled()
+    assert intake._is_drained == is_drained
 
 
 def test_a_worker_with_records_at_hand_is_left_alone(intake: Intake) -> None:
