@@ -245,6 +245,27 @@ SEQUENCES = [
         _UNIT + "the_time_of_a_batch_begins_when_its_first_record_comes",
     ),
     Breakage(
+        "a batch ends early however much its commit costs",
+        "app/intake.py",
+        "        return self._is_drained and now >= self._early_at\n",
+        "        return self._is_drained\n",
+        _UNIT + "a_batch_does_not_end_earlier_than_commits_are_cheap",
+    ),
+    Breakage(
+        "what was aborted is tried again without the interval's wait",
+        "app/exchange.py",
+        "        self._pace.undone()\n",
+        "",
+        "tests/unit/app/test_pace.py::test_an_abort_makes_the_next_batch_wait_for_its_time",
+    ),
+    Breakage(
+        "a record that failed is tried again at once where others were committed before it",
+        "app/worker.py",
+        "            raise poison\n        self._pause()\n",
+        "            raise poison\n",
+        "tests/unit/app/test_worker.py::test_a_record_that_failed_is_tried_again_after_its_pause",
+    ),
+    Breakage(
         "a worker that waits for brokers is still left alone",
         "app/intake.py",
         "            self._alone_until = 0.0\n            self._changed.notify_all()\n\n    def settle(",

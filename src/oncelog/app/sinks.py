@@ -273,8 +273,8 @@ class SinkJob:
         started = time.monotonic()
         with self._engine.begin() as db:
             self._write(db, raws)
-            self._ready_intake().read_ahead()
             written_at = time.monotonic()  # what each record costs by itself is no reason to wait for more of them
+            self._ready_intake().read_ahead()
             self._positions.advance(db, offsets, self._held)
         now = time.monotonic()
         self._pace.committed(written_at, now)
