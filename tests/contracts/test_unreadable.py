@@ -18,7 +18,7 @@ from tests.contracts.world import batch, joined, opened, settle
 
 from oncelog.model.errors import DamagedRecords, LostRecords, StorageError
 from oncelog.model.ids import LogId
-from oncelog.storage import FileStorage
+from oncelog.storage import FileStorage, mapped
 from oncelog.storage.mapped import MappedFiles
 from oncelog.storage.segments import FOOT
 
@@ -215,9 +215,9 @@ def test_what_can_not_be_read_through_a_map_is_said(tmp_path: Path) -> None:
 # -- settling and compaction ------------------------------------------------------------------------------------------
 
 
-def with_a_file_to_write_again(folder: Path) -> tuple[Bench, Path]:
+def with_a_file_to_write_again(folder: Path, **about: Any) -> tuple[Bench, Path]:
     """A segment file of which logs 1 and 2 are a little and all else is gone; the next settling has something to move."""
-    bench = Bench(folder)
+    bench = Bench(folder, **about)
     for log, count in ((1, 20), (2, 20), (3, 100)):
         bench.append(log, count)
     bench.settle()
@@ -250,6 +250,32 @@ def test_a_file_that_can_not_be_read_whole_is_not_written_again(
         bench.settle()
         bench.settle()
         assert path not in bench.files(), "it goes when nothing is retained of it"
+    bench.storage.close()
+
+
+def test_what_is_read_wrong_once_is_not_written_in_the_place_of_what_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file stays: its readers get what is on the disk."""
+
+    def is_sound(piece: Any, offset: int, after: int) -> bool:
+        places = range(offset, after)
+        return any(bytes(piece) == b"".join(batch(log, at, 200).data for at in places) for log in range(1, 5))
+
+    bench, path = with_a_file_to_write_again(tmp_path / "d", are_sound=is_sound)
+    reading, is_wrong = mapped.read_all, iter([True])
+
+    def read_all(descriptor: int, size: int, at: int) -> bytes:
+        data = bytearray(reading(descriptor, size, at))
+        data[5] ^= next(is_wrong, False)
+        return bytes(data)
+
+    monkeypatch.setattr(mapped, "read_all", read_all)
+    bench.settle()
+    assert [(log, no.offset, no.offset_end) for log, no in bench.told.damages] == [(1, 0, 1)]
+    assert path in bench.files()
+    for log in (1, 2, 4):
+        bench.check(log)
     bench.storage.close()
 
 

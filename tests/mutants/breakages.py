@@ -446,7 +446,7 @@ COMPACTION = [
     ),
     Breakage(
         "compaction: what the disk has changed is written again",
-        "storage/compacting.py",
+        "storage/settling.py",
         "            if self._are_sound is not None:\n                ends",
         "            if False:\n                ends",
         "tests/contracts/test_compacting.py::test_what_the_disk_has_changed_is_not_written_again",

@@ -310,12 +310,12 @@ class Trespasser(Actor):
         starts = host.starts
         for place in self.world.places():
             code = yield from self._add(session, place)
-            is_over = self.events.now_us > begun_us + 3 * _SHORT_MS * MS_US
+            is_over = self.events.now_us > begun_us + 2 * _SHORT_MS * MS_US
             if is_over and host.starts == starts and self._before == self._events_so_far():
-                self._refused("its transaction was open three times as long as it may be", code)
+                self._refused("its transaction was open twice as long as it may be", code)
             if code:
                 return
-            yield from self.rest(_SHORT_MS * MS_US)
+            yield _SHORT_MS * MS_US * 2 // 3
 
     # -- what looks odd and is allowed (rules T3, D7, D8) -------------------------------------------------------------
 

@@ -34,8 +34,8 @@ from oncelog.storage.contract import Compaction, Rolling
 from oncelog.storage.folder import Folder, sync_folder
 from oncelog.storage.index import Logs
 from oncelog.storage.mapped import MappedFiles
-from oncelog.storage.segments import AreSound, SegmentFile, Segments, damaged
-from oncelog.storage.settling import Abandoned, Pace, old_chunks
+from oncelog.storage.segments import AreSound, SegmentFile, Segments
+from oncelog.storage.settling import Abandoned, Pace, Source
 from oncelog.storage.stretches import Stretch
 from oncelog.storage.writing import Chunk, SegmentWriter
 
@@ -69,23 +69,6 @@ class Job:
         self.left: list[tuple[int, Stretch]] = []
         self.is_looked = False
         self.file: SegmentFile | None = None
-
-
-class Source:
-    """The batches of old stretches, each checked by ``are_sound`` if there is one. Raises DamagedRecords."""
-
-    def __init__(self, files: MappedFiles, are_sound: AreSound | None) -> None:
-        self._files, self._are_sound = files, are_sound
-
-    def chunks(self, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
-        """Of the stretch in file ``number``, from the batch that holds ``offset_start`` on."""
-        for chunk in old_chunks(self._files, number, stretch, offset_start):
-            if self._are_sound is not None:
-                ends = (*chunk.offsets[1:], chunk.offset_next)
-                for offset, end, piece in zip(chunk.offsets, ends, chunk.pieces, strict=True):
-                    if not self._are_sound(piece, offset, end):
-                        raise damaged(self._files.path_of(number), stretch.at, offset, end)
-            yield chunk
 
 
 # -- on the thread ----------------------------------------------------------------------------------------------------

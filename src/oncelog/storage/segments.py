@@ -104,7 +104,7 @@ class Segments:
     """All segment files that count, on the owner's thread."""
 
     def __init__(self, folder: Path, are_sound: AreSound | None = None) -> None:
-        self._folder, self._are_sound = folder, are_sound
+        self._folder, self.are_sound = folder, are_sound
         self.files: dict[int, Segment] = {}
         #: Files of which nothing is retained any more.
         self.empty: set[int] = set()
@@ -277,7 +277,7 @@ class Segments:
                     with told_as_damage(self.path_of(number), place, first, after):
                         raise
                 left -= size
-                if self._are_sound is not None and not self._are_sound(pieces[-1], first, after):
+                if self.are_sound is not None and not self.are_sound(pieces[-1], first, after):
                     raise damaged(self.path_of(number), place, first, after)
             if fit < end or end < len(batches.offsets):
                 return pieces, left, False

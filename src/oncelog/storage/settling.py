@@ -35,7 +35,7 @@ from oncelog.storage.folder import Folder, sync_file, sync_folder, why
 from oncelog.storage.index import LogIndex, Logs
 from oncelog.storage.journal import PLACE_BITS, Journal
 from oncelog.storage.mapped import MappedFiles
-from oncelog.storage.segments import SegmentFile, Segments, read_index, told_as_damage
+from oncelog.storage.segments import AreSound, SegmentFile, Segments, damaged, read_index, told_as_damage
 from oncelog.storage.stretches import Stretch, StretchIndex
 from oncelog.storage.writing import Chunk, SegmentWriter
 
@@ -75,8 +75,12 @@ class _Unreadable(Exception):
 class Round:
     """One settling: what it is to do, and what came of it."""
 
-    def __init__(self, place: Place, rows: Iterable[bytes], moved_below: int, segment: int) -> None:
+    def __init__(
+        self, place: Place, rows: Iterable[bytes], moved_below: int, segment: int, are_sound: AreSound | None
+    ) -> None:
         self.place, self.rows = place, rows
+        #: Asked of each batch of a file that is written again: the good copy goes afterwards.
+        self.are_sound = are_sound
         #: Batches before this place of the journal move.
         self.moved_below = moved_below
         #: The number that a new segment file gets; those written again, with how often they were merged; those that still
@@ -182,11 +186,12 @@ def _moved(folder: Folder, round_: Round, breathe: Callable[[], None]) -> Segmen
     try:
         writer.allocate(bytes_expected)
         with MappedFiles(folder, _MAPPED_BYTES_MAX) as files:
+            source = Source(files, round_.are_sound)
             for plan in plans:
                 writer.begin(plan.log.id, plan.rolling)
                 for number, stretch in old.get(plan.log.id, ()):
                     try:
-                        for chunk in old_chunks(files, number, stretch, plan.log.offset_start):
+                        for chunk in source.chunks(number, stretch, plan.log.offset_start):
                             writer.add(chunk)
                     except DamagedRecords as no:
                         raise _Unreadable(number, Damage(plan.log.id, no)) from no
@@ -239,11 +244,28 @@ def _journal_chunks(files: MappedFiles, plan: Plan) -> Iterator[Chunk]:
         at = to
 
 
-def old_chunks(files: MappedFiles, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
-    """The batches of a stretch from the one that holds ``offset_start`` on, some in each piece of work.
+class Source:
+    """The batches of old stretches, each checked by ``are_sound`` if there is one. Raises DamagedRecords.
 
-    Raises DamagedRecords.
+    A disk that reads something else once must not have it written in the place of what is right.
     """
+
+    def __init__(self, files: MappedFiles, are_sound: AreSound | None) -> None:
+        self._files, self._are_sound = files, are_sound
+
+    def chunks(self, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
+        """Of the stretch in file ``number``, from the batch that holds ``offset_start`` on."""
+        for chunk in _old_chunks(self._files, number, stretch, offset_start):
+            if self._are_sound is not None:
+                ends = (*chunk.offsets[1:], chunk.offset_next)
+                for offset, end, piece in zip(chunk.offsets, ends, chunk.pieces, strict=True):
+                    if not self._are_sound(piece, offset, end):
+                        raise damaged(self._files.path_of(number), stretch.at, offset, end)
+            yield chunk
+
+
+def _old_chunks(files: MappedFiles, number: int, stretch: Stretch, offset_start: int) -> Iterator[Chunk]:
+    """Some in each piece of work."""
     path = files.path_of(number)
     bounds = stretch.offset, stretch.offset_next
     with told_as_damage(path, stretch.at, *bounds):
@@ -329,7 +351,7 @@ class Settler:
     def _new_round(self, position: Position, moved_below: int) -> Round:
         journal, segments = self._journal, self._segments
         place = Place(position, journal.generation, journal.offset)
-        round_ = Round(place, self._snapshot(), moved_below, segments.take_number())
+        round_ = Round(place, self._snapshot(), moved_below, segments.take_number(), segments.are_sound)
         round_.unneeded = sorted(segments.unneeded)
         return round_
 
