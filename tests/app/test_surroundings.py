@@ -18,8 +18,8 @@ import pytest
 from confluent_kafka.admin import ConfigResource
 from confluent_kafka.cimpl import NewPartitions
 from tests.app.test_state import assert_counted, counter, histories
-from tests.support.apps import CLIENT, Child, counted, done, feed, numbers, once, until, until_done
-from tests.support.confluent import admin, create_topic, producer
+from tests.support.apps import CLIENT, Child, Threaded, counted, done, feed, numbers, once, until, until_done
+from tests.support.confluent import admin, create_topic, producer, transactional_producer
 from tests.support.fixtures import Broker
 
 from oncelog.app import App, ConfigurationError, Context, Out, Record, schema, state, topics, worker
@@ -280,6 +280,52 @@ def test_a_checkpoint_from_the_future_is_not_gone_on_from(broker: Broker, unique
         restoring.restore(table, changelog, 0)
         assert table.get(b"deleted") == found, at - now
     restoring.close()
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_changelog_that_goes_while_it_is_read_is_said(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch, is_made_again: bool
+) -> None:
+    """A restore waits for the transaction of the last owner; it would wait for ever for what can't come any more."""
+    monkeypatch.setattr(state, "_LOOK_SECONDS", 0.2)
+    changelog = create_topic(broker.bootstrap, unique("changelog"))
+    writer = transactional_producer(broker.bootstrap, unique("id"))
+    for number in range(2):
+        writer.begin_transaction()
+        writer.produce(changelog, b"1", key=b"%d" % number, partition=0)
+        assert writer.flush(30) == 0
+        if number == 0:
+            writer.commit_transaction(30)
+    never, table = threading.Event(), MemoryTable()
+    restoring = state.Changelog({"bootstrap.servers": broker.bootstrap}, never, never)
+    until(lambda: restoring.end(changelog, 0)[1] == 3, "what is open to be on disk")
+    restore = Threaded(lambda: restoring.restore(table, changelog, 0))
+    until(lambda: table.get(b"0") == b"1", "what is committed")
+    delete(broker.bootstrap, changelog)
+    if is_made_again:
+        create_topic(broker.bootstrap, changelog)
+    wanted = "ended at 3 and ends at 0 now" if is_made_again else f"topic {changelog} is gone"
+    with pytest.raises(ConfigurationError, match=wanted):
+        restore.result()
+    restoring.close()
+
+
+def test_a_deleted_changelog_is_no_empty_state(broker: Broker, unique: Unique, tmp_path: Path) -> None:
+    """All counts would begin anew in the middle, without a word."""
+    name, source, target = make(broker.bootstrap, unique)
+    for _ in range(2):  # the second one restores, and so has a checkpoint
+        app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT)
+        counter(app, source, target)
+        feed(broker.bootstrap, source, ["x"])
+        with app.running():
+            until_done(broker.bootstrap, name, source)
+    delete(broker.bootstrap, f"{name}.count.changelog")
+    feed(broker.bootstrap, source, ["x"])
+    with pytest.raises(
+        ConfigurationError, match=r"ends at 0, and .*count-0\.sqlite has read it up to \d+: it was deleted"
+    ):
+        app.running().wait()
+    assert histories(broker.bootstrap, target) == {"x": [1, 2]}
 
 
 # -- topics ------------------------------------------------------------------------------------------------------------

@@ -470,6 +470,8 @@ class Intake:
 
     def _skip_what_is_gone(self, place: Place) -> None:
         """Records that nobody has read were deleted by retention; nothing can bring them back, so it is said aloud."""
+        if place not in self._owned:
+            return  # handed over by a callback of the call that told it: the next owner is told too
         offset = oldest(self._consumer, place, self._halt)
         log.error(
             "records-lost topic=%s partition=%d going on at offset=%d: retention deleted unread records", *place, offset
@@ -493,9 +495,17 @@ class Intake:
             self._consumer.seek(target)
         except KafkaException as failure:
             log.debug("assigned anew instead of sought: %s", failure)  # it has no position yet
-            self._consumer.incremental_unassign([TopicPartition(*place)])
-            self._consumer.incremental_assign([target])
+            self._assign_anew(target)
             self._paused.discard(place)
+
+    def _assign_anew(self, target: TopicPartition) -> None:
+        try:
+            self._consumer.incremental_unassign([TopicPartition(target.topic, target.partition)])
+            self._consumer.incremental_assign([target])
+        except (
+            KafkaException
+        ) as failure:  # it holds another assignment than we know: its successor begins at kept offsets
+            raise Undone(f"the consumer is made anew: {failure.args[0]}", rejoin=True) from failure
 
     # -- rebalances, called by poll -----------------------------------------------------------------------------------
 

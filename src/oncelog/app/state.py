@@ -51,6 +51,10 @@ _CACHE_KIB: Final = 8192
 CHECKPOINT_SECONDS_MAX: Final = 12 * 3600.0
 #: One from the future was written before the clock was set back, and may be of any age; by less than this no clock matters.
 _CLOCK_SECONDS: Final = 60.0
+#: A restore that gets nothing for this long says why, and looks whether there is anything left to wait for.
+_LOOK_SECONDS: Final = 5.0
+#: Where it gets errors only, it ends after this time.
+_ERROR_SECONDS_MAX: Final = 60.0
 _PROGRESS: Final = (
     "CREATE TABLE IF NOT EXISTS progress "
     "(one INTEGER PRIMARY KEY CHECK (one = 1), changelog_offset INTEGER NOT NULL, written_at REAL NOT NULL)"
@@ -144,6 +148,10 @@ class FileTable(Table):
             self._connection = self._opened()
         except (OSError, sqlite3.Error) as error:
             raise self._useless(error) from error
+
+    def __str__(self) -> str:
+        """Its path, for messages."""
+        return str(self._path)
 
     def _opened(self) -> sqlite3.Connection:
         try:
@@ -432,13 +440,12 @@ class Changelog:
 
     def end(self, topic: str, partition: int) -> tuple[int, int]:
         """The first and the next offset, whatever is still open included: nothing that was ever committed is beyond."""
+        place = TopicPartition(topic, partition)
         while True:
-            answer = asked(
-                lambda: self._all.get_watermark_offsets(TopicPartition(topic, partition), STEP_SECONDS, cached=False),
-                self._halt,
-            )
+            answer = asked(lambda: self._all.get_watermark_offsets(place, STEP_SECONDS, cached=False), self._halt)
             if answer is not None:
                 return answer
+            self.partitions(topic)  # it may be gone, and then no attempt helps
 
     def partitions(self, topic: str) -> int:
         """How many a topic has, asked now. ConfigurationError if it is not there, and does not come back soon."""
@@ -451,7 +458,7 @@ class Changelog:
                 return len(found.partitions)
             elif time.monotonic() > deadline:
                 raise ConfigurationError(
-                    f"topic {topic}: {found.error.str()}. Create it again, with as many partitions"
+                    f"topic {topic} is gone: {found.error.str()}. Bring it back as it was, or begin anew under another name"
                 )
             else:
                 pause_after(found.error, self._halt)
@@ -463,38 +470,73 @@ class Changelog:
         and reading waits until the last stable offset has come there.
         """
         low, high = self.end(topic, partition)
+        if table.checkpoint > high:
+            raise ConfigurationError(
+                f"changelog {topic}[{partition}] ends at {high}, and {table} has read it up to {table.checkpoint}: it was "
+                "deleted, or has lost its end. Bring it back; or, to go on with what is left of this state, delete that file"
+            )
         # A restore that is cut short leaves a checkpoint that is as old as the one that it began with.
         as_of, now = table.checkpoint_at, time.time()
         is_young = now - CHECKPOINT_SECONDS_MAX < as_of < now + _CLOCK_SECONDS
-        if not is_young or not low <= table.checkpoint <= high:
-            table.clear()  # another changelog, or one that has lost its beginning or its deletions since
+        if not is_young or not low <= table.checkpoint:
+            table.clear()  # a changelog that has lost its beginning or its deletions since
             as_of = now
-        start = max(low, table.checkpoint)
-        read, position = 0, start
-        if start < high:
-            self._committed.assign([TopicPartition(topic, partition, start)])
+        read, position = 0, max(low, table.checkpoint)
+        if position < high:
+            self._committed.assign([TopicPartition(topic, partition, position)])
+        looked_at = moved_at = time.monotonic()
+        told: KafkaError | None = None
         while position < high:
             if (
                 self._stop.is_set() or self._halt.is_set()
             ):  # there is no batch to be finished: nothing was processed yet
                 raise Halted("stopped while state was restored")
-            changes, first = [], self._committed.poll(0.2)
-            for message in () if first is None else (first, *self._committed.consume(_READ_AT_ONCE, 0)):
-                error = message.error()
-                if error is None:
-                    changes.append((bytes(message.key() or b""), _value_bytes(message.value())))
-                    position = (message.offset() or 0) + 1
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    position = message.offset() or 0
-                elif fate_of(error) is Fate.STOP:
-                    raise ConfigurationError(
-                        f"changelog {topic}: {error.str()} ({error.name()}). Allow this user to read it"
-                    )
-            table.write(changes, position, as_of)
+            changes, reached, error = self._piece(topic, position)
+            table.write(changes, reached, as_of)
             read += len(changes)
+            told, now_at = error or told, time.monotonic()
+            if reached != position:
+                looked_at = moved_at = now_at
+            elif now_at - looked_at > _LOOK_SECONDS:
+                self._look(TopicPartition(topic, partition, position), high, told, now_at - moved_at)
+                looked_at, told = time.monotonic(), None
+            position = reached
         self._committed.unassign()
         table.write((), high)
         return read
+
+    def _piece(self, topic: str, position: int) -> tuple[list[tuple[bytes, bytes | None]], int, KafkaError | None]:
+        """What has come of a changelog, the offset after it, and an error that was told instead."""
+        changes: list[tuple[bytes, bytes | None]] = []
+        told = None
+        first = self._committed.poll(0.2)
+        for message in () if first is None else (first, *self._committed.consume(_READ_AT_ONCE, 0)):
+            error = message.error()
+            if error is None:
+                changes.append((bytes(message.key() or b""), _value_bytes(message.value())))
+                position = (message.offset() or 0) + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                position = message.offset() or 0
+            elif fate_of(error) is Fate.STOP:
+                raise ConfigurationError(
+                    f"changelog {topic}: {error.str()} ({error.name()}). Allow this user to read it"
+                )
+            else:
+                told = error
+        return changes, position, told
+
+    def _look(self, place: TopicPartition, high: int, error: KafkaError | None, seconds: float) -> None:
+        """Nothing has come for a while. An open transaction is waited for; not what is gone or can't be read."""
+        name, (_, end) = f"changelog {place.topic}[{place.partition}]", self.end(place.topic, place.partition)
+        if end < high:
+            raise ConfigurationError(
+                f"{name} ended at {high} and ends at {end} now: it was deleted while it was read. Bring it back as it was, or "
+                "begin anew under another name"
+            )
+        why = "a transaction is open there" if error is None else f"{error.str()} ({error.name()})"
+        log.warning("restoring %s offset=%d of=%d seconds=%d: %s", name, place.offset, high, seconds, why)
+        if error is not None and seconds > _ERROR_SECONDS_MAX:
+            raise ConfigurationError(f"{name} can't be read at offset {place.offset}: {why}. Mend it, and start again")
 
     def close(self) -> None:
         """Ends both consumers."""

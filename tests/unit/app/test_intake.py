@@ -407,3 +407,34 @@ def test_who_waits_for_the_offset_of_one_partition_can_be_halted() -> None:
     with pytest.raises(Halted):
         GroupPositions().of(cast(Consumer, client), [PLACE], halt)
     assert client.asked == 1
+
+
+class Elsewhere:
+    """A consumer whose assignment is another than the member thinks: as real ones do, it neither seeks nor gives up."""
+
+    def seek(self, target: TopicPartition) -> None:
+        raise KafkaException(KafkaError(KafkaError._STATE))
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        raise KafkaException(KafkaError(KafkaError._INVALID_ARG))
+
+    def get_watermark_offsets(self, place: TopicPartition, seconds: float, *, cached: bool) -> tuple[int, int]:
+        return 7, 9
+
+
+def test_a_consumer_that_can_not_go_back_is_made_anew(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended here was the application, with the client's own words."""
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "_consumer", Elsewhere())
+        with pytest.raises(Undone) as caught:
+            intake._seek(PLACE, 3)
+    assert caught.value.rejoin
+
+
+def test_a_partition_that_is_gone_is_not_sought(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its records were deleted unread; it was handed over by the call that told that."""
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "_consumer", Elsewhere())
+        intake._failed(KafkaError(KafkaError._AUTO_OFFSET_RESET), Message(topic="t", partition=5))
+        with pytest.raises(Undone):
+            intake._failed(KafkaError(KafkaError._AUTO_OFFSET_RESET), Message(topic=PLACE[0], partition=PLACE[1]))

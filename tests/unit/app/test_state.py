@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 
 import pytest
+from confluent_kafka import KafkaError, Message
 
-from oncelog.app import App, ConfigurationError, Context, Driver, Record
-from oncelog.app.state import MemoryTable, PartitionState, Stores
+from oncelog.app import App, ConfigurationError, Context, Driver, Record, state
+from oncelog.app.state import Changelog, MemoryTable, PartitionState, Stores
 
 
 class Incomparable:
@@ -63,3 +65,39 @@ def test_a_handler_that_swallows_a_failing_disk_ends_the_application(
 
     with pytest.raises(ConfigurationError, match="can't be used"):
         Driver(app).feed("in", "k", "1")
+
+
+class Telling:
+    """A consumer that gets errors of one kind and no records, for as long as it is asked."""
+
+    def __init__(self, code: int) -> None:
+        self._error = KafkaError(code)
+
+    def assign(self, places: object) -> None: ...
+
+    def poll(self, seconds: float) -> Message:
+        return Message(topic="t", partition=0, error=self._error)
+
+    def consume(self, count: int, seconds: float) -> list[Message]:
+        return []
+
+    def get_watermark_offsets(self, place: object, seconds: float, *, cached: bool) -> tuple[int, int]:
+        return 0, 10
+
+    def close(self) -> None: ...
+
+
+def test_a_changelog_that_can_not_be_read_ends_a_restore(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says why all the while, and does not go on for ever."""
+    monkeypatch.setattr(state, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(state, "_ERROR_SECONDS_MAX", 0.1)
+    never = threading.Event()
+    changelog = Changelog({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, never, never)
+    changelog.close()
+    monkeypatch.setattr(changelog, "_committed", Telling(KafkaError.INVALID_MSG))
+    monkeypatch.setattr(changelog, "_all", Telling(KafkaError.INVALID_MSG))
+    with pytest.raises(ConfigurationError, match=r"changelog t\[0\] can't be read at offset 0: .*INVALID_MSG"):
+        changelog.restore(MemoryTable(), "t", 0)
+    assert "restoring changelog t[0] offset=0 of=10" in caplog.text
