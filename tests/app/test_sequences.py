@@ -341,6 +341,25 @@ def test_state_of_a_batch_that_is_repeated_one_by_one_is_not_kept(
     assert_counted(broker.bootstrap, target, fed)
 
 
+def test_state_of_an_aborted_batch_joins_no_later_one(broker: Broker, unique: Unique, tmp_path: Path) -> None:
+    """An output of one partition is too large; the records come again one by one, so the next batch is of the other alone."""
+    name, source, target = make(broker.bootstrap, unique)
+    dead = create_topic(broker.bootstrap, unique("dead"))
+    app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT, commit_interval=1.0)
+
+    @app.process(source, to=target, dead_letter=dead)
+    def count(record: Record[str, str], ctx: Context) -> Out:
+        total = ctx.state["count"].add(record.key, 1)
+        return Out(key=record.key, value=bytes(2_000_000) if record.value == "large" else str(total))
+
+    feed(broker.bootstrap, source, ["x"] * 3, partition=0)
+    feed(broker.bootstrap, source, ["y", "y", "large"], partition=1)
+    with app.running():
+        until_done(broker.bootstrap, name, source)
+    assert_counted(broker.bootstrap, target, ["x"] * 3 + ["y"] * 2)
+    assert counted(broker.bootstrap, dead) == once(["large"])
+
+
 def test_an_old_checkpoint_is_not_gone_on_from(broker: Broker, unique: Unique, tmp_path: Path) -> None:
     """Compaction forgets deletions after a day, so a file from before may hold what was deleted since."""
     name, source, target = make(broker.bootstrap, unique, 1)

@@ -282,6 +282,25 @@ def test_a_checkpoint_from_the_future_is_not_gone_on_from(broker: Broker, unique
     restoring.close()
 
 
+def test_a_restore_waits_for_the_transaction_of_the_last_owner(broker: Broker, unique: Unique) -> None:
+    """It may be committed already, and its marker not yet there: to go on without what it holds would be a wrong state."""
+    changelog = create_topic(broker.bootstrap, unique("changelog"))
+    writer = transactional_producer(broker.bootstrap, unique("id"))
+    writer.begin_transaction()
+    writer.produce(changelog, b"1", key=b"k", partition=0)
+    assert writer.flush(30) == 0
+    never, table = threading.Event(), MemoryTable()
+    restoring = state.Changelog({"bootstrap.servers": broker.bootstrap}, never, never)
+    until(lambda: restoring.end(changelog, 0)[1] == 1, "what is open to be on disk")
+    restore = Threaded(lambda: restoring.restore(table, changelog, 0))
+    time.sleep(0.5)
+    assert restore.is_running, "it has not waited"
+    writer.commit_transaction(30)
+    restore.result()
+    restoring.close()
+    assert table.get(b"k") == b"1"
+
+
 @pytest.mark.parametrize("is_made_again", [False, True])
 def test_a_changelog_that_goes_while_it_is_read_is_said(
     broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch, is_made_again: bool

@@ -502,9 +502,7 @@ class Intake:
         try:
             self._consumer.incremental_unassign([TopicPartition(target.topic, target.partition)])
             self._consumer.incremental_assign([target])
-        except (
-            KafkaException
-        ) as failure:  # it holds another assignment than we know: its successor begins at kept offsets
+        except KafkaException as failure:  # its assignment is not what we know: its successor begins at kept offsets
             raise Undone(f"the consumer is made anew: {failure.args[0]}", rejoin=True) from failure
 
     # -- rebalances, called by poll -----------------------------------------------------------------------------------
