@@ -14,6 +14,7 @@ from tests.support.apps import CLIENT, counted, feed, numbers, once, session, un
 from tests.support.confluent import committed, create_topic
 from tests.support.fixtures import Broker
 from tests.support.proxy import Proxy
+from tests.support.raw import until_ended
 
 from oncelog.app import App, Batch, ConfigurationError, Context, Out, Record, Retry, Session, schema
 from oncelog.app.session import SessionBatch, SessionTransaction
@@ -161,7 +162,7 @@ def test_mistake_16_effects_go_through_sinks(broker: Broker, proxy: Proxy, uniqu
 
     with app.running():
         held.wait()
-        time.sleep(1.5)  # the broker ends the transaction
+        until_ended(broker.bootstrap, name)
         held.release()
         until(lambda: mails() == sorted(numbers(20)), "twenty mails")
     assert max(calls.values()) > 1, "no handler ran twice"
@@ -188,7 +189,7 @@ def test_mistake_17_dead_letters_are_part_of_the_transaction(
     held = proxy.hold_next("txn_offset_commit")
     with app.running():
         held.wait()
-        time.sleep(1.5)
+        until_ended(broker.bootstrap, name)
         held.release()
         until_done(broker.bootstrap, name, source)
     assert calls["n3"] > 1, "the transaction did not fail"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tests.support.apps import copying, counted, done, feed, numbers, once, sess
 from tests.support.confluent import create_topic
 from tests.support.fixtures import Broker
 from tests.support.proxy import Proxy
+from tests.support.raw import until_ended
 
 from oncelog.app import App, Session
 from oncelog.app.errors import Fate, blames_a_record, fate_of
@@ -58,7 +58,7 @@ def test_mistake_12_what_looks_fatal_is_recovered(broker: Broker, proxy: Proxy, 
     with copying(running, target) as copier:
         for each in held:
             each.wait()
-            time.sleep(1.5)
+            until_ended(broker.bootstrap, name)
             each.release()
         until_done(broker.bootstrap, name, source)
         assert copier.is_running
@@ -105,7 +105,7 @@ def test_mistake_13_the_committed_offsets_decide(
             intruder(broker.bootstrap, f"{name}.i.0")
             again.release()
         else:
-            time.sleep(1.5)  # the broker aborts it
+            until_ended(broker.bootstrap, name)
             trap.release()
         until_done(broker.bootstrap, name, source)
         feed(broker.bootstrap, source, numbers(20, 100))  # processed when the outcome is decided

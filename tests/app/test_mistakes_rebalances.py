@@ -181,7 +181,7 @@ def test_mistake_11_a_handler_may_take_longer_than_any_timeout(
         return {**for_consumer(self, **names), "max.poll.interval.ms": 6000}
 
     monkeypatch.setattr(Cluster, "for_consumer", short)
-    app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT, transaction_timeout=1)
+    app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT, transaction_timeout=5)
     calls: Counter[str] = Counter()
 
     @app.process(source, to=target)

@@ -14,6 +14,7 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import create_topic, read_all
 from tests.support.fixtures import TEST_OPTIONS, Broker
 from tests.support.proxy import Proxy
+from tests.support.raw import until_ended
 
 from oncelog.app import App, Context, Out, Record
 from oncelog.app.state import FileTable, PartitionState, Stores
@@ -129,7 +130,7 @@ def test_an_aborted_transaction_leaves_no_state(broker: Broker, proxy: Proxy, un
     held = proxy.hold_next("txn_offset_commit")
     with app.running():
         held.wait()
-        time.sleep(1.5)
+        until_ended(broker.bootstrap, app.name)
         held.release()
         until_done(broker.bootstrap, app.name, source)
     aborted = app.meters.registry.get_sample_value("oncelog_app_transactions_total", {"outcome": "aborted"})

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support.apps import until
 from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import by_partition, create_topic, read_all
 from tests.support.load import CopierProcess, IdempotentWriter, PairWriter
@@ -60,7 +61,7 @@ def test_killed_at_random_moments(own_broker: BrokerProcess, tmp_path: Path, see
                 dying = chance.choice(processes)
                 dying.kill()
                 dying.start()
-        time.sleep(0.5)
+        until(lambda: len(pairs.committed) > KILLS, "enough to be committed to judge")
         for worker in (*writers, feeder, pairs):
             worker.finish()
         plain, source = by_partition(read_all(bootstrap, "plain")), by_partition(read_all(bootstrap, "source"))
@@ -68,7 +69,6 @@ def test_killed_at_random_moments(own_broker: BrokerProcess, tmp_path: Path, see
             writer.check(plain)
         feeder.check(source)
         pairs.check(by_partition(read_all(bootstrap, "pairs")))
-        assert len(pairs.committed) > KILLS, "too little was committed to judge"
         copied_within(bootstrap, source, processes, seconds=40)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from tests.support.apps import until
 from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import by_partition, create_topic, read_all, transactional_producer, values_of
 from tests.support.load import IdempotentWriter, PairWriter
@@ -25,12 +26,11 @@ def test_stopped_in_good_order_under_load(own_broker: BrokerProcess) -> None:
         time.sleep(0.4)
         own_broker.stop()
         own_broker.start()
-    time.sleep(0.3)
+    until(lambda: len(pairs.committed) > PARTITIONS, "enough to be committed to judge")
     for worker in (writer, pairs):
         worker.finish()
     writer.check(by_partition(read_all(bootstrap, "plain")))
     pairs.check(by_partition(read_all(bootstrap, "pairs")))
-    assert len(pairs.committed) > PARTITIONS
 
 
 def test_an_open_transaction_survives_a_stop(own_broker: BrokerProcess) -> None:

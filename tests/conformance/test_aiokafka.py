@@ -18,6 +18,7 @@ from tests.support.confluent import by_partition as by_partition_of_messages
 from tests.support.confluent import create_topic, read_all
 from tests.support.confluent import producer as confluent_producer
 from tests.support.fixtures import Broker, ignores_forgotten_sockets
+from tests.support.raw import until_ended
 
 pytestmark = [pytest.mark.client("aiokafka"), ignores_forgotten_sockets]
 
@@ -193,10 +194,10 @@ def test_a_timeout(broker: Broker, unique: Unique) -> None:
     topic, transactional_id = create_topic(broker.bootstrap, unique("records")), unique("id")
 
     async def scenario() -> None:
-        async with producing(broker.bootstrap, transactional_id, transaction_timeout_ms=500) as late:
+        async with producing(broker.bootstrap, transactional_id, transaction_timeout_ms=2000) as late:
             await late.begin_transaction()
             await late.send_and_wait(topic, b"too late")
-            await asyncio.sleep(1.0)
+            await asyncio.to_thread(until_ended, broker.bootstrap, transactional_id)
             with pytest.raises(KafkaError):
                 await late.commit_transaction()
         async with producing(broker.bootstrap, transactional_id) as producer, producer.transaction():
@@ -288,7 +289,7 @@ def test_a_rebalance_in_the_middle(broker: Broker, unique: Unique) -> None:
                 if number == 450:
                     stops[0].set()
         expected = by_partition(await read(bootstrap, source, 4))
-        for _ in range(100):
+        for _ in range(300):
             if (copied := by_partition(await read(bootstrap, target, 4))) == expected:
                 break
             await asyncio.sleep(0.1)

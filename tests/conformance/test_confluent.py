@@ -21,6 +21,7 @@ from tests.support.confluent import (
     values_of,
 )
 from tests.support.fixtures import Broker
+from tests.support.raw import until_ended
 
 pytestmark = pytest.mark.client("confluent-kafka")
 
@@ -163,13 +164,13 @@ def test_a_zombie_cannot_write(broker: Broker, unique: Unique) -> None:
 def test_a_timeout_aborts_when_due_and_a_new_instance_goes_on(broker: Broker, unique: Unique) -> None:
     """T7, D5: what took too long is aborted at its time; the old epoch is refused for good, as librdkafka documents."""
     topic, transactional_id = create_topic(broker.bootstrap, unique("records")), unique("id")
-    writer = transactional_producer(broker.bootstrap, transactional_id, transaction_timeout_ms=1000)
+    writer = transactional_producer(broker.bootstrap, transactional_id, transaction_timeout_ms=2000)
     writer.begin_transaction()
     writer.produce(topic, b"too late")
     writer.flush(10)
     started = time.monotonic()
     while last_stable(broker.bootstrap, topic) == 0:
-        assert time.monotonic() - started < 3, "the timeout did not fire when due"
+        assert time.monotonic() - started < 9, "the timeout did not fire when due"
         time.sleep(0.05)
     writer.produce(topic, b"of the old epoch")
     with pytest.raises(KafkaException):
@@ -190,11 +191,11 @@ def test_a_timeout_aborts_when_due_and_a_new_instance_goes_on(broker: Broker, un
 def test_a_commit_after_the_timeout_is_refused(broker: Broker, unique: Unique) -> None:
     """T7: the commit of a transaction that timed out fails, and nothing of it is seen."""
     topic = create_topic(broker.bootstrap, unique("records"))
-    writer = transactional_producer(broker.bootstrap, unique("id"), transaction_timeout_ms=1000)
+    writer = transactional_producer(broker.bootstrap, unique("id"), transaction_timeout_ms=2000)
     writer.begin_transaction()
     writer.produce(topic, b"too late")
     writer.flush(10)
-    time.sleep(1.6)
+    until_ended(broker.bootstrap, unique("id"))
     with pytest.raises(KafkaException) as caught:
         writer.commit_transaction(10)
     assert not error_of(caught.value).retriable()
@@ -292,7 +293,7 @@ def test_producers_that_promise_less(broker: Broker, unique: Unique, acks: int) 
         writer.poll(0)
     assert writer.flush(10) == 0
     assert len(deliveries.acknowledged) == 50
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while len(seen := values_of(read_all(broker.bootstrap, topic))) < 50 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert seen == [str(number).encode() for number in range(50)]

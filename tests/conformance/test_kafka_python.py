@@ -13,6 +13,7 @@ from tests.support.confluent import by_partition as by_partition_of_messages
 from tests.support.confluent import create_topic, read_all
 from tests.support.fixtures import Broker, ignores_forgotten_sockets
 from tests.support.kafka_python import kafka
+from tests.support.raw import until_ended
 
 pytestmark = [
     pytest.mark.client("kafka-python"),
@@ -159,10 +160,10 @@ def test_a_second_instance_fences_the_first(broker: Broker, unique: Unique) -> N
 def test_a_timeout_fences_by_the_coordinator(broker: Broker, unique: Unique) -> None:
     """T7, D5: the commit of what timed out is refused, and nothing of it is seen; a new instance goes on."""
     topic, transactional_id = create_topic(broker.bootstrap, unique("records")), unique("id")
-    with producing(broker.bootstrap, transactional_id, transaction_timeout_ms=500) as late:
+    with producing(broker.bootstrap, transactional_id, transaction_timeout_ms=2000) as late:
         late.begin_transaction()
         late.send(topic, b"too late").get(10)
-        time.sleep(1.0)
+        until_ended(broker.bootstrap, transactional_id)
         with pytest.raises(kafka.errors.ProducerFencedError):
             late.commit_transaction()
     with producing(broker.bootstrap, transactional_id) as producer:

@@ -39,12 +39,12 @@ def cluster() -> Iterator[FakeCluster]:
 
 
 def raw(proxy: Proxy, address: str | None = None) -> RawClient:
-    return RawClient(proxy.port if address is None else int(address.rpartition(":")[2]), timeout_seconds=5)
+    return RawClient(proxy.port if address is None else int(address.rpartition(":")[2]), timeout_seconds=20)
 
 
 def who_answers(port: int) -> int:
     """The node at the other end, in its own words."""
-    with RawClient(port, timeout_seconds=5) as client:
+    with RawClient(port, timeout_seconds=20) as client:
         return int(client.call("metadata", 9).controller_id)
 
 
@@ -91,7 +91,7 @@ def test_a_broker_that_moves_is_followed(cluster: FakeCluster) -> None:
         assert (after[1], after[3]) == (before[1], before[3])
         assert after[2] != before[2]
         assert who_answers(after[2]) == 2
-        with RawClient(before[2], timeout_seconds=5) as old:
+        with RawClient(before[2], timeout_seconds=20) as old:
             assert old.is_closed_by_peer()
 
 
@@ -99,7 +99,7 @@ def test_a_broker_that_goes_away_and_comes_back(cluster: FakeCluster) -> None:
     with Proxy(f"127.0.0.1:{cluster.port(1)}") as proxy, raw(proxy) as client:
         port = addresses(client.call("metadata", 12))[3]
         gone = cluster.stop(3)
-        with RawClient(port, timeout_seconds=5) as other:
+        with RawClient(port, timeout_seconds=20) as other:
             assert other.is_closed_by_peer()
         cluster.start(3, gone)
         assert addresses(client.call("metadata", 12))[3] == port

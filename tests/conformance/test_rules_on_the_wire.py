@@ -231,15 +231,15 @@ def test_ends_of_the_second_protocol(
 
 def test_a_timeout_is_not_a_fence(raw: RawClient, topic: str, unique: Unique) -> None:
     """D5, D8, T7, KIP-588: the timed-out producer goes on with InitProducerId, until another instance has begun."""
-    writer = RawProducer(raw, unique("id"), timeout_ms=300).init()
+    writer = RawProducer(raw, unique("id"), timeout_ms=1000).init()
     producer_id, epoch = writer.producer_id, writer.epoch
+    began = time.monotonic()
     writer.add(topic, 0)
     writer.produce(topic, 0, b"x")
-    started = time.monotonic()
     while fetch(raw, topic, 0).last_stable_offset == 0:
-        assert time.monotonic() - started < 2, "the timeout did not fire when due"
+        assert time.monotonic() - began < 8, "the timeout did not fire when due"
         time.sleep(0.02)
-    assert time.monotonic() - started > 0.15, "the timeout fired too soon"
+    assert time.monotonic() - began > 0.9, "the timeout fired too soon"
     assert writer.produce(topic, 0, b"y").error_code == INVALID_PRODUCER_EPOCH
     assert writer.end(commit=True) == PRODUCER_FENCED
     assert writer.add(topic, 0) == [PRODUCER_FENCED]
@@ -341,7 +341,7 @@ def test_no_reply_without_acks(broker: Broker, topic: str) -> None:
             topics = [{"name": topic, "partition_data": [part]}]
             raw.post("produce", 9, _reply=False, acks=0, timeout=1000, topic_data=topics)
         assert raw.call("metadata", 9, topics=[{"name": topic}]).topics[0].error_code == NONE
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while end_offset(raw, topic) < 3:
             assert time.monotonic() < deadline, "not everything was written"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections import deque
 from types import TracebackType
 from typing import Any
@@ -104,3 +105,17 @@ class RawClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def until_ended(bootstrap: str, transactional_id: str, seconds: float = 30.0) -> None:
+    """Waits until no transaction of an id that begins so is open: the broker has ended what took too long."""
+    deadline = time.monotonic() + seconds
+    with RawClient(int(bootstrap.rpartition(":")[2])) as client:
+        while any(
+            each.transactional_id.startswith(transactional_id)
+            for each in client.call(
+                "list_transactions", 0, state_filters=["Ongoing"], producer_id_filters=[]
+            ).transaction_states
+        ):
+            assert time.monotonic() < deadline, f"a transaction of {transactional_id} is still open"
+            time.sleep(0.05)
