@@ -29,6 +29,7 @@ help:
 	@echo "make docs    write the generated pages of docs/ anew"
 	@echo "make format  format the code"
 	@echo "make clean   remove .venv and all caches"
+	@echo "PYTHON=python3.13, before or after any of them: which Python a new .venv is of; one that is there stays (make clean)"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "oncelog needs Python 3.11 or newer; none was found (set PYTHON=...)" >&2; exit 1; }

@@ -78,6 +78,14 @@ def test_a_project_gets_oncelog_from_where_this_one_came(new: New, tmp_path: Pat
     assert " oncelog --editable" in run_make(project, "--dry-run", "venv").stdout
 
 
+def test_a_project_takes_a_python_that_is_new_enough(new: New, tmp_path: Path) -> None:
+    assert new("billing", "--defaults").returncode == 0
+    chosen = run_make(tmp_path / "billing", "--dry-run", "venv", f"PYTHON={sys.executable}")
+    assert chosen.stdout.splitlines()[1] == f"{sys.executable} -m venv .venv"
+    none = run_make(tmp_path / "billing", "venv", "PYTHON=")
+    assert (none.returncode, "Python 3.11 or newer is needed" in none.stderr) == (2, True)
+
+
 def test_options_are_answers(new: New, tmp_path: Path) -> None:
     words = ("--package", "shop1", "--database", "none", "--serializer", "json", "--style", "async")
     ran = new("web-shop", *words)
