@@ -16,7 +16,7 @@ from tests.support.confluent import consumer, create_topic, producer, read_all, 
 
 from oncelog.testing import Kafka
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 60.0
 
 
 @pytest.fixture

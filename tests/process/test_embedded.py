@@ -15,7 +15,7 @@ import oncelog
 from oncelog.broker.settings import AddressError
 from oncelog.model.errors import SettingError, StorageError
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 60.0
 
 
 def written(bootstrap: str, topic: str, value: bytes) -> None:

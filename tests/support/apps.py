@@ -18,7 +18,7 @@ from tests.support.confluent import consumer, partitions_of, producer, read_all
 
 from oncelog.app import Session
 
-WAIT_SECONDS = 40.0
+WAIT_SECONDS = 60.0
 #: What Apache Kafka says while it makes its offsets topic, for the first group of all.
 _NO_COORDINATOR_YET = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 
 READY = re.compile(r"^oncelog ready\b.*\bport=(\d+)", re.MULTILINE)
-READY_SECONDS_MAX = 30.0
-STOP_SECONDS_MAX = 20.0
+READY_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 60.0
 
 #: A broker that runs already ("host:port"), to try the tests themselves against another implementation.
 BOOTSTRAP_VARIABLE = "ONCELOG_TEST_BOOTSTRAP"

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "oncelog")
-SECONDS_MAX = 30.0
+SECONDS_MAX = 60.0
 
 
 def run(*words: str | Path, folder: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:

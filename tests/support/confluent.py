@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, TopicMetadata
 
-READ_SECONDS_MAX = 30.0
+READ_SECONDS_MAX = 60.0
 
 #: Quick to come back after a cut connection or a restart of the broker. Librdkafka's "rebootstrap" is off: when its only
 #: broker was away, it may go on to use the handle that it has given up, and send_offsets_to_transaction never returns.
@@ -41,7 +41,7 @@ def create_topic(bootstrap: str, topic: str, partitions: int = 1, **config: Any)
     configs = {name.replace("_", "."): str(value) for name, value in config.items()}
     client = admin(bootstrap)  # its end would end the request
     client.create_topics([NewTopic(topic, partitions, 1, config=configs)], request_timeout=15)[topic].result(15)
-    deadline = time.monotonic() + 15  # Apache Kafka answers a little before its own metadata has the topic
+    deadline = time.monotonic() + 30  # Apache Kafka answers a little before its own metadata has the topic
     while len(client.list_topics(timeout=15).topics.get(topic, TopicMetadata()).partitions) < partitions:
         assert time.monotonic() < deadline, f"{topic} was created, and is not there"
         time.sleep(0.01)

@@ -85,7 +85,7 @@ class RawClient:
             data += chunk
         return bytes(data)
 
-    def is_closed_by_peer(self, *, within_seconds: float = 5.0) -> bool:
+    def is_closed_by_peer(self, *, within_seconds: float = 20.0) -> bool:
         """Wait until the broker closes the connection."""
         self._socket.settimeout(within_seconds)
         try:
