@@ -340,10 +340,9 @@ def test_a_deleted_changelog_is_no_empty_state(broker: Broker, unique: Unique, t
             until_done(broker.bootstrap, name, source)
     delete(broker.bootstrap, f"{name}.count.changelog")
     feed(broker.bootstrap, source, ["x"])
-    with pytest.raises(
-        ConfigurationError, match=r"ends at 0, and .*count-0\.sqlite has read it up to \d+: it was deleted"
-    ):
-        app.running().wait()
+    wanted = r"ends at 0, and .*count-0\.sqlite has read it up to \d+: it was deleted"
+    with pytest.raises(ConfigurationError, match=wanted), app.running() as running:
+        until(lambda: not running.is_running, "the application to end")
     assert histories(broker.bootstrap, target) == {"x": [1, 2]}
 
 

@@ -256,7 +256,7 @@ SEQUENCES = [
         "app/intake.py",
         "            self._clear()\n            places = sorted(",
         "            places = sorted(",
-        _UNIT + "what_was_read_before_a_rewind_is_not_kept",
+        _UNIT + "what_waits_is_dropped_where_a_member_goes_back",
     ),
     Breakage(
         "a deleted changelog is an empty state",

@@ -409,6 +409,16 @@ def test_who_waits_for_the_offset_of_one_partition_can_be_halted() -> None:
     assert client.asked == 1
 
 
+def test_what_waits_is_dropped_where_a_member_goes_back(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read again from the kept offset: taken from the buffer too, it would count twice."""
+    intake._fill([Message(topic="t", partition=0, offset=3, value=b"value", error=None)])
+    assert len(intake._buffer) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "_consumer", Rewinding(intake))
+        assert intake._rewind() == {PLACE: 0}
+    assert not intake._buffer and not intake._buffer_bytes
+
+
 class Elsewhere:
     """A consumer whose assignment is another than the member thinks: as real ones do, it neither seeks nor gives up."""
 
