@@ -60,6 +60,15 @@ class FinalLog:
         """Whether compaction may have taken a value: its key has a newer one that counts."""
         return self.newest is not None and value.key is not None and self.newest.get(value.key, -1) > value.offset
 
+    def bury(self, tombstones: Iterable[Value]) -> None:
+        """These may have gone: what they have superseded is superseded still."""
+        assert self.newest is not None
+        for value in tombstones:
+            assert value.key is not None
+            if value.may_count:
+                offset = value.offset if value.offset >= 0 else self.end
+                self.newest[value.key] = max(self.newest.get(value.key, -1), offset)
+
 
 def compacted_log(start: int, end: int, batches: Sequence[Batch], visible: Set[int]) -> FinalLog:
     """As ``final_log``, of a compacted one, whose commit markers are gone: ``visible`` are the offsets that count."""
@@ -69,8 +78,7 @@ def compacted_log(start: int, end: int, batches: Sequence[Batch], visible: Set[i
             continue
         for record in batch.records:
             fate = Fate.COMMITTED if record.offset in visible else Fate.ABORTED
-            name = record.value or b""
-            log.records.append(Written(record.offset, name, fate if batch.is_transactional else None))
+            log.records.append(Written(record.offset, record.name, fate if batch.is_transactional else None))
             if log.records[-1].counts:
                 log.newest[record.key or b""] = record.offset
     return log
@@ -89,9 +97,7 @@ def final_log(start: int, end: int, batches: Sequence[Batch]) -> FinalLog:
             fates.append((batch, None))
     log = FinalLog(start, end)
     for batch, fate in reversed(fates):
-        log.records += (
-            Written(record.offset, record.value or b"", fate) for record in batch.records if record.offset >= start
-        )
+        log.records += (Written(record.offset, record.name, fate) for record in batch.records if record.offset >= start)
     return log
 
 
@@ -198,8 +204,11 @@ class Floors:
         """
         met = set(seen)
         for key, value in known.newest.items():
-            is_there = not start <= value.offset < end or (value.offset, value.name) in met
-            if not is_there and not history.may_be_superseded(value):
+            if not start <= value.offset < end or (value.offset, value.name) in met:
+                continue
+            if value.is_tombstone and (older := _older_than(value, history, met)):
+                raise Violation("came back", f"{older!r} is there, and {value.name!r} at {value.offset} is gone")
+            if not (history.may_be_superseded(value) or history.is_fleeting(value)):
                 raise Violation("lost", f"{value.name!r}, the newest of key {key!r}, is not at {value.offset} any more")
 
     def look_together(self, stable: Mapping[Place, int], seen: Iterable[bytes], history: History) -> None:
@@ -223,6 +232,15 @@ class Floors:
             del self._floors[place]
 
 
+def _older_than(tombstone: Value, history: History, records: Iterable[tuple[int, bytes]]) -> bytes | None:
+    """A record of its key that the tombstone has deleted, and that must go before it does."""
+    for offset, name in records:
+        value = history.values.get(name)
+        if offset < tombstone.offset and value is not None and value.key == tombstone.key and value.counts:
+            return name
+    return None
+
+
 # -- at the end -----------------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +254,7 @@ def check_everything(
         *check_nothing_lost(history, logs),
         *check_transactions(history, logs),
         *check_order(history, logs),
+        *check_nothing_came_back(history, logs),
         *check_nothing_open(logs),
         *(found for stretch in history.stretches for found in check_stretch(history, stretch, logs)),
         *(found for copying in history.copyings.values() for found in check_copying(history, copying, logs, committed)),
@@ -273,7 +292,7 @@ def check_nothing_lost(history: History, logs: Mapping[Place, FinalLog]) -> Iter
         if value.transaction is not None and value.transaction.fate is not Fate.COMMITTED:
             continue
         found = at.get((value.place, value.offset))
-        if found is None and log.is_superseded(value):
+        if found is None and (log.is_superseded(value) or history.is_fleeting(value)):
             continue
         if found != value.name:
             yield Violation(
@@ -288,7 +307,8 @@ def check_transactions(history: History, logs: Mapping[Place, FinalLog]) -> Iter
         values = [
             value
             for value in transaction.values
-            if _is_known(history, value, logs) and (value.name in fates or not logs[value.place].is_superseded(value))
+            if _is_known(history, value, logs)
+            and (value.name in fates or not (logs[value.place].is_superseded(value) or history.is_fleeting(value)))
         ]
         counted = [value for value in values if fates.get(value.name) is Fate.COMMITTED]
         missing = [value for value in values if fates.get(value.name) is not Fate.COMMITTED]
@@ -325,6 +345,18 @@ def check_order(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Vi
                     "out of order", f"{place}: {value.name!r} at {record.offset} comes after {before.name!r}"
                 )
             newest[value.session] = value
+
+
+def check_nothing_came_back(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
+    """Where a tombstone has gone, nothing is left of what it has deleted (KIP-58, KIP-534)."""
+    for place, log in logs.items():
+        if log.newest is None:
+            continue
+        records = [(record.offset, record.name) for record in log.records]
+        there = {name for _, name in records}
+        for value in history.tombstones(place):
+            if value.counts and value.name not in there and (older := _older_than(value, history, records)):
+                yield Violation("came back", f"{older!r} is in {place}, and {value.name!r} at {value.offset} is gone")
 
 
 def check_nothing_open(logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:

@@ -7,7 +7,7 @@ Both open a storage for each life of the process, and lose what was not synced w
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.simulation.events import MS_US, Events
@@ -118,10 +118,10 @@ class FileDisk:
         number = random.choice((errno.EIO, errno.ENOSPC)) if calls[0] not in (*SYNCS, *READS) else errno.EIO
         self._plan(Plan(calls, random.choice((0, 0, 1, 3, 10)), number, is_for_ever=random.random() < 0.5))
 
-    def strike(self, *, is_power_lost: bool) -> None:
-        """The process, or the machine, dies at some call of the system."""
+    def strike(self, *, is_power_lost: bool, after: Sequence[int] = (0, 0, 1, 3, 10, 30)) -> None:
+        """The process, or the machine, dies at some call of the system; ``after`` how many of its kind is drawn."""
         random = self.events.random
-        self._plan(Plan(random.choice(_DYING), random.choice((0, 0, 1, 3, 10, 30)), 0, is_power_lost))
+        self._plan(Plan(random.choice(_DYING), random.choice(after), 0, is_power_lost))
 
     def strike_soon(self, *, is_power_lost: bool) -> None:
         """At the next write or sync."""

@@ -51,12 +51,31 @@ class Value:
     offset: int = -1
     #: In a compacted topic.
     key: bytes | None = None
+    #: Its key is deleted: the record has no value, and its name in a header.
+    is_tombstone: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is known to count."""
+        if self.transaction is None:
+            return self.offset >= 0
+        return self.transaction.fate is Fate.COMMITTED
+
+    @property
+    def may_count(self) -> bool:
+        """Whether it may, for all that its client knows."""
+        return self.transaction is None or self.transaction.fate in (Fate.COMMITTED, Fate.UNKNOWN)
 
 
 def key_of(name: bytes) -> bytes:
     """Under which key a value is written to a compacted topic; some are long enough to be noted by a hash."""
     number = crc32(name) % _KEYS
     return b"%d" % number if number % 2 else b"a key of more than fifteen bytes: %d" % number
+
+
+def is_tombstone(name: bytes) -> bool:
+    """Whether a value that is written to a compacted topic is none: a quarter of them."""
+    return crc32(name) // _KEYS % 4 == 0
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +110,8 @@ class History:
         self.mortal: set[str] = set()
         #: Topics that are compacted: of each key the newest value that counts is there, older ones may be.
         self.compacted: set[str] = set()
+        #: Whether there are tombstones in them; and whether they may go soon (delete.retention.ms).
+        self.has_tombstones = self.are_tombstones_fleeting = False
         self._of_key: dict[tuple[Place, bytes], list[Value]] = {}
         self._newest: dict[str, tuple[int, int]] = {}
         #: Since when no transaction can be open, by transactional id; -1: one may be.
@@ -116,6 +137,7 @@ class History:
         self.values[name] = value
         if place[0] in self.compacted:
             value.key = key_of(name)
+            value.is_tombstone = self.has_tombstones and is_tombstone(name)
             self._of_key.setdefault((place, value.key), []).append(value)
         if transaction is not None:
             transaction.values.append(value)
@@ -126,11 +148,24 @@ class History:
         if value.key is None:
             return False
         return any(
-            (other.offset < 0 or other.offset > value.offset)
-            and (other.transaction is None or other.transaction.fate in (Fate.COMMITTED, Fate.UNKNOWN))
+            (other.offset < 0 or other.offset > value.offset) and other.may_count
             for other in self._of_key[value.place, value.key]
             if other is not value
         )
+
+    def is_fleeting(self, value: Value) -> bool:
+        """Whether it may be gone though nothing supersedes it."""
+        return value.is_tombstone and self.are_tombstones_fleeting
+
+    def tombstones(self, place: Place) -> list[Value]:
+        """All that were sent to a partition."""
+        return [
+            value
+            for (where, _), values in self._of_key.items()
+            if where == place
+            for value in values
+            if value.is_tombstone
+        ]
 
     def stretch(self, reader: str, place: Place, *, is_committed: bool, start: int) -> Stretch:
         """A reader begins to read."""

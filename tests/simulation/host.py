@@ -250,7 +250,8 @@ class Host:
         """The process, or the machine, dies in the middle of a compaction, as soon as there is one."""
         assert isinstance(self.disk, FileDisk)
         if self.disk.is_compacting:
-            self.disk.strike(is_power_lost=self.disk.is_durable and self.events.chance(0.5))
+            is_power_lost = self.disk.is_durable and self.events.chance(0.5)
+            self.disk.strike(is_power_lost=is_power_lost, after=(0, 0, 1, 3))
         elif tries:
             self.events.at(MS_US // 4, self.strike_in_sweep, tries - 1)
 

@@ -93,8 +93,9 @@ class Producing(Actor):
         if session.producer_id < 0:
             sequence = -1
         data = batch(
-            names,
+            [None if value.is_tombstone else value.name for value in values],
             keys=[value.key for value in values],
+            headers=[value.name if value.is_tombstone else None for value in values],
             producer_id=session.producer_id,
             epoch=session.epoch,
             sequence=sequence,

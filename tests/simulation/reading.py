@@ -75,7 +75,7 @@ def values_of(part: Any, found: Iterable[Batch], offset: int) -> list[tuple[int,
             if not each.is_commit:
                 hidden.discard(each.producer_id)
         elif not (each.is_transactional and each.producer_id in hidden):
-            seen += ((record.offset, record.value or b"") for record in each.records if record.offset >= offset)
+            seen += ((record.offset, record.name) for record in each.records if record.offset >= offset)
     return seen
 
 

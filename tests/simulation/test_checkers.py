@@ -198,6 +198,12 @@ def count_the_aborted(scene: Compacted) -> None:
     scene.log.records.append(Written(2, DOOMED, Fate.COMMITTED))
 
 
+def let_it_come_back(scene: Compacted) -> None:
+    """The newest was a tombstone."""
+    scene.history.values[NEW].is_tombstone = True
+    scene.log.records, scene.log.newest = [Written(0, OLD, None)], {key_of(OLD): 0}
+
+
 def show_the_aborted(scene: Compacted) -> None:
     scene.early.seen.append((2, DOOMED))
 
@@ -228,6 +234,7 @@ PLANTED_IN_COMPACTED: dict[Callable[[Compacted], None], str] = {
     let_the_aborted_supersede: "lost",
     move_a_record: "moved",
     count_the_aborted: "aborted read",
+    let_it_come_back: "came back",
     show_the_aborted: "aborted read",
     hide_the_newest: "skipped",
     show_it_elsewhere: "moved",
@@ -256,6 +263,26 @@ def test_the_newest_value_of_a_key_is_met_or_a_newer_one_may_be_there() -> None:
         floors.check_newest(known, scene.history, [(0, OLD)], 0, 3)
     scene.aborted.fate = Fate.UNKNOWN
     floors.check_newest(known, scene.history, [], 0, 3)
+
+
+def test_a_tombstone_may_go_where_they_do_and_what_it_has_deleted_goes_before() -> None:
+    scene = Compacted()
+    history, values = scene.history, scene.history.values
+    values[NEW].is_tombstone = True
+    scene.log.records, scene.log.newest = [], {}
+    assert "lost" in scene.found()
+    history.are_tombstones_fleeting = True
+    scene.log.bury(history.tombstones(TABLE))
+    scene.late.seen.remove((1, NEW))
+    scene.early.seen.remove((1, NEW))
+    assert scene.found() == []
+    floors = Floors()
+    floors.counts(values[NEW])
+    known = floors.now([TABLE])[TABLE]
+    floors.check_newest(known, history, [], 0, 3)
+    floors.check_newest(known, history, [(0, OLD)], 0, 1)
+    with pytest.raises(Violation, match="came back"):
+        floors.check_newest(known, history, [(0, OLD)], 0, 3)
 
 
 def test_what_counts_in_a_compacted_log_is_what_readers_of_committed_records_see() -> None:

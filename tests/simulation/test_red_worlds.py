@@ -26,7 +26,7 @@ from tests.support.batches import batches
 from oncelog.broker import fetching
 from oncelog.broker.apis import produce
 from oncelog.broker.lane import Lane
-from oncelog.engine import partitions, transactions
+from oncelog.engine import compaction, partitions, transactions
 from oncelog.engine.compaction import Sweep
 from oncelog.engine.connections import Connections
 from oncelog.engine.decision import Append, Decision, Visible, Written
@@ -172,6 +172,16 @@ def show_what_was_aborted(patch: Patch) -> None:
 def forget_the_newest(patch: Patch) -> None:
     """Compaction keeps the oldest value of a key."""
     patch.setattr(Sweep, "_is_superseded", lambda sweep, header, record: sweep._newest.get(record.key) is not None)
+
+
+def forget_tombstones(patch: Patch) -> None:
+    """Compaction does not see them: they go, and what they have deleted stays."""
+    reading = compaction.keyed_records
+
+    def keyed_records(*about: Any) -> Any:
+        return (record for record in reading(*about) if not record.is_tombstone)
+
+    patch.setattr(compaction, "keyed_records", keyed_records)
 
 
 def forget_a_row(patch: Patch) -> None:
@@ -325,6 +335,7 @@ RED: dict[str, Callable[[Patch], None]] = {
     "read before commit": show_what_is_open,
     "aborted read": show_what_was_aborted,
     "lost": forget_the_newest,
+    "came back": forget_tombstones,
     "aborted list unsorted": turn_the_aborted_list,
     "skipped": hide_a_commit,
     "damaged": cry_wolf,

@@ -119,6 +119,11 @@ class World:
             "segment.ms": random.choice(("1", "1", "100")),
             "min.compaction.lag.ms": random.choice(("0", "0", "50")),
         }
+        tombstone_ms = random.choice(("", "", "0", "100"))
+        self.history.has_tombstones = random.random() < 0.7
+        if tombstone_ms:
+            self.history.are_tombstones_fleeting = True
+            settings["delete.retention.ms"] = tombstone_ms
         return settings | random.choice(({}, {"max.compaction.lag.ms": "100"}))
 
     def _draw_topics(self) -> dict[str, int]:
@@ -284,7 +289,7 @@ class World:
         )
         drawn = {fault: random.choice((0, 0, 1, 1, 5)) for fault in faults}
         if self.compaction:
-            drawn[host.strike_in_sweep] = random.choice((1, 2, 5))
+            drawn[host.strike_in_sweep] = random.choice((3, 5, 10))
         return drawn | {self._settle: 1}
 
     def _settle(self) -> None:
@@ -515,7 +520,9 @@ class Auditor(Actor):
             visible = (yield from self._all_of(place, start, isolation=1)).seen
             everything = yield from self._all_of(place, start, isolation=0)
             offsets = {offset for offset, _ in visible}
-            self.world.logs[place] = compacted_log(start, everything.end, everything.batches, offsets)
+            log = self.world.logs[place] = compacted_log(start, everything.end, everything.batches, offsets)
+            if self.world.history.are_tombstones_fleeting:
+                log.bury(self.world.history.tombstones(place))
             return
         everything = yield from self._all_of(place, start, isolation=0)
         if everything is not None:

@@ -20,10 +20,18 @@ _HEADER = struct.Struct(">qiibIhiqqqhii")
 
 
 class Record(NamedTuple):
+    """``header``: of a record without a value, the value of its first header."""
+
     offset: int
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
+    header: bytes | None = None
+
+    @property
+    def name(self) -> bytes:
+        """What tells it from all others: its value, or the name that a tombstone has in a header."""
+        return (self.value if self.value is not None else self.header) or b""
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,19 @@ def batch(
     transactional: bool = False,
     control: bool = False,
     keys: Sequence[bytes | None] | None = None,
+    headers: Sequence[bytes | None] | None = None,
     timestamp_ms: int | None = None,
 ) -> bytes:
-    """One batch of some values, all at the same time (now, if none is given)."""
+    """One batch of some values, all at the same time (now, if none is given). ``headers``: of each record the value of one."""
     now_ms = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
     body = b"".join(
-        _record(index, keys[index] if keys is not None else None, value) for index, value in enumerate(values)
+        _record(
+            index,
+            keys[index] if keys is not None else None,
+            value,
+            headers[index] if headers is not None else None,
+        )
+        for index, value in enumerate(values)
     )
     attributes = (TRANSACTIONAL if transactional else 0) | (CONTROL if control else 0)
     count = len(values)
@@ -105,8 +120,9 @@ def batches(data: bytes | None) -> list[Batch]:
     return found
 
 
-def _record(index: int, key: bytes | None, value: bytes | None) -> bytes:
-    body = b"\x00" + _varint(0) + _varint(index) + _bytes(key) + _bytes(value) + _varint(0)
+def _record(index: int, key: bytes | None, value: bytes | None, header: bytes | None) -> bytes:
+    headers = _varint(0) if header is None else _varint(1) + _bytes(b"h") + _bytes(header)
+    body = b"\x00" + _varint(0) + _varint(index) + _bytes(key) + _bytes(value) + headers
     return _varint(len(body)) + body
 
 
@@ -134,8 +150,17 @@ def _records(data: bytes, base_offset: int) -> Iterator[Record]:
         delta, at = _read_varint(data, at)
         key, at = _read_bytes(data, at)
         value, at = _read_bytes(data, at)
-        yield Record(base_offset + delta, first_ms + delta_ms, key, value)
+        header = _read_header(data, at) if value is None else None
+        yield Record(base_offset + delta, first_ms + delta_ms, key, value, header)
         at = end
+
+
+def _read_header(data: bytes, at: int) -> bytes | None:
+    count, at = _read_varint(data, at)
+    if not count:
+        return None
+    _, at = _read_bytes(data, at)
+    return _read_bytes(data, at)[0]
 
 
 def _read_bytes(data: bytes, at: int) -> tuple[bytes | None, int]:
