@@ -13,11 +13,13 @@ from tests.support.broker_process import BOOTSTRAP_VARIABLE, BrokerProcess, Fore
 from tests.support.proxy import Proxy
 from tests.support.raw import RawClient
 
-#: Groups form at once, and members of new groups (KIP-848) report often.
+#: Groups form at once, and members of new groups (KIP-848) report often. Nothing expires in the middle of a test, as records
+#: with a time of long ago would.
 _SETTINGS = (
     "group.initial.rebalance.delay.ms=0",
     "group.consumer.min.heartbeat.interval.ms=100",
     "group.consumer.heartbeat.interval.ms=300",
+    "log.retention.check.interval.ms=86400000",
 )
 TEST_OPTIONS = (*(word for setting in _SETTINGS for word in ("--set", setting)), "--log-level", "warning")
 
