@@ -448,6 +448,13 @@ SEQUENCES = [
         _SEQUENCES + "state_of_one_handler_is_not_kept_when_the_next_one_fails",
     ),
     Breakage(
+        "a driver keeps half of a poison record",
+        "app/driver.py",
+        "            for state in kept:\n                state.drop_record()\n",
+        "            for state in kept:\n                state.keep_record()\n",
+        "tests/unit/app/test_driver.py::test_a_poison_record_has_no_effect_at_all",
+    ),
+    Breakage(
         "a batch that is repeated one by one leaves its state",
         "app/worker.py",
         "        for _, state in self._open.values():\n            state.aborted()\n",

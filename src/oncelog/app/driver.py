@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from oncelog.app.app import App
-from oncelog.app.errors import ConfigurationError
+from oncelog.app.errors import ConfigurationError, PoisonRecord
 from oncelog.app.meters import Meters
 from oncelog.app.records import Out, Record
 from oncelog.app.serializing import encode
@@ -39,6 +39,8 @@ class Driver:
         self._app = app
         self._database = database
         self._outputs: dict[str, list[Out]] = defaultdict(list)
+        #: What the processors of the record at hand have given so far.
+        self._given: list[tuple[str, Out]] = []
         self._offsets: dict[tuple[str, int], int] = defaultdict(int)
         self._states: dict[tuple[str, int], PartitionState] = {}
         self._queue: deque[Record[bytes | None, bytes | None]] = deque()
@@ -83,20 +85,40 @@ class Driver:
         return {} if state is None else dict(Stores(state)[store].items())
 
     def _process(self, processing: Processing, raw: Record[bytes | None, bytes | None]) -> None:
-        for processor in self._app.topology.readers(raw.topic):
-            state = self._state_of(processor, raw.partition)
-            while True:
-                try:
-                    sent = processing.process(processor, raw, state, None)
-                    break
-                except Again:
-                    continue
-            if state is not None:
-                state.keep_record()
-                state.committed()
-            for each in sent:
-                self._enqueue(each)
+        """All processors succeed, or none of them has any effect, as in a worker."""
+        readers = self._app.topology.readers(raw.topic)
+        states = {processor.name: self._state_of(processor, raw.partition) for processor in readers}
+        kept = [state for state in states.values() if state is not None]
+        self._given.clear()
+        sent: list[Sent] = []
+        try:
+            for processor in readers:
+                sent += self._tried(processing, processor, raw, states[processor.name])
+        except (PoisonRecord, ConfigurationError):
+            for state in kept:
+                state.drop_record()
+            raise
+        for state in kept:
+            state.keep_record()
+            state.committed()
+        for topic, out in self._given:
+            self._outputs[topic].append(out)
+        for each in sent:
+            self._enqueue(each)
         self._sink(processing, raw)
+
+    def _tried(
+        self,
+        processing: Processing,
+        processor: Processor,
+        raw: Record[bytes | None, bytes | None],
+        state: PartitionState | None,
+    ) -> list[Sent]:
+        while True:
+            try:
+                return processing.process(processor, raw, state, None)
+            except Again:
+                continue
 
     def _sink(self, processing: Processing, raw: Record[bytes | None, bytes | None]) -> None:
         for sink in self._app.topology.sinks:
@@ -117,9 +139,8 @@ class Driver:
         return self._states.setdefault((processor.name, partition), PartitionState(MemoryTable()))
 
     def _noted(self, out: Out, sent: Sent) -> None:
-        self._outputs[sent.topic].append(
-            Out(key=out.key, value=out.value, headers=out.headers, partition=out.partition, timestamp=out.timestamp)
-        )
+        kept = Out(key=out.key, value=out.value, headers=out.headers, partition=out.partition, timestamp=out.timestamp)
+        self._given.append((sent.topic, kept))
 
     def _enqueue(self, sent: Sent) -> None:
         partition = max(0, sent.partition)

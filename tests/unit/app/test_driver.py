@@ -121,3 +121,24 @@ def test_names_are_checked(tmp_path: Path) -> None:
         App("a", commit_interval=6)
     with pytest.raises(ConfigurationError, match="no processor, sink or outbox"):
         App("a", "127.0.0.1:1", state_folder=tmp_path).running()
+
+
+def test_a_poison_record_has_no_effect_at_all() -> None:
+    """One processor counts it, the next one fails: in a worker nothing of it would be committed."""
+    app = App("halves")
+
+    @app.process("in", to="out")
+    def count(record: Record[str, str], ctx: Context) -> Out:
+        return Out(key=record.key, value=str(ctx.state["count"].add(record.key, 1)))
+
+    @app.process("in")
+    def check(record: Record[str, str]) -> None:
+        if record.value == "bad":
+            raise ValueError
+
+    driver = Driver(app).feed("in", "k", "good")
+    with pytest.raises(PoisonRecord):
+        driver.feed("in", "k", "bad")
+    assert driver.state("count", "count") == {"k": 1}
+    driver.feed("in", "k", "good")
+    assert [out.value for out in driver.outputs("out")] == ["1", "2"]
