@@ -267,8 +267,9 @@ def main() -> int:
         try:
             peer.wait()
             for number in range(asked.rounds):
+                first = number * len(names) // asked.rounds  # who comes first after another size is slower
                 for size in SIZES:
-                    for name in names:
+                    for name in (*names[first:], *names[:first]):
                         try:
                             figures = measured(name, peer, size, Path(scratch), asked)
                         except (Unavailable, AssertionError) as error:

@@ -331,9 +331,16 @@ SEQUENCES = [
     Breakage(
         "a batch ends early however much its commit costs",
         "app/intake.py",
-        "        return self._is_drained and now >= self._early_at\n",
-        "        return self._is_drained\n",
+        "        return is_little and self._is_drained and now >= self._early_at\n",
+        "        return is_little and self._is_drained\n",
         _UNIT + "a_batch_does_not_end_earlier_than_commits_are_cheap",
+    ),
+    Breakage(
+        "a bulk is cut into small batches",
+        "app/intake.py",
+        "        return is_little and self._is_drained and now >= self._early_at\n",
+        "        return self._is_drained and now >= self._early_at\n",
+        _UNIT + "where_much_comes_nothing_ends_early",
     ),
     Breakage(
         "what was aborted is tried again without the interval's wait",

@@ -52,6 +52,9 @@ _READY_MAX: Final = 2_000
 #: Assignments are numbered through the whole process: if a member made anew began at one again, state of before would pass for
 #: state of now.
 _NUMBERS: Final = itertools.count(1)
+#: A batch that holds more than this part of what it may hold does not end early: where so much comes, the client has nothing
+#: ready only because the next reply is on its way, and larger transactions are the cheaper ones.
+_LITTLE: Final = 10
 #: What the client writes before the generation in group metadata, and where a producer reads it.
 _METADATA_MAGIC: Final = b"CGMDv2:"
 
@@ -223,7 +226,8 @@ class Intake:
 
     def _is_early(self, now: float) -> bool:
         """Whether a batch of what is here may end before its time."""
-        return self._is_drained and now >= self._early_at
+        is_little = len(self._buffer) <= max(1, self._wanted // _LITTLE)
+        return is_little and self._is_drained and now >= self._early_at
 
     def _taken(self, records_max: int) -> Taken:
         taken, rest = self._buffer[:records_max], self._buffer[records_max:]

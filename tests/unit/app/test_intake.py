@@ -159,7 +159,7 @@ def moments(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> Moments:
     return made
 
 
-def taken_at(intake: Intake, moments: Moments, early_at: float, records_max: int = 10) -> tuple[float, list[int]]:
+def taken_at(intake: Intake, moments: Moments, early_at: float, records_max: int = 100) -> tuple[float, list[int]]:
     """When a batch of 0.1 s at most ended, and what it has."""
     taken = intake.take(records_max, 0.1, threading.Event(), 100.0 + early_at)
     return round(moments.now - 100.0, 6), [each.offset for each in taken.records]
@@ -188,6 +188,13 @@ def test_while_more_is_at_hand_nothing_ends_early(intake: Intake, moments: Momen
     moments.now = 100.0
     assert taken_at(intake, moments, 0.005)[1] == [4]
     assert moments.now - 100.0 == pytest.approx(0.138), "the interval, from the first record on"
+
+
+def test_where_much_comes_nothing_ends_early(intake: Intake, moments: Moments) -> None:
+    """More than a tenth of a full batch, and the client has no more only because the next reply is on its way."""
+    moments.brings(0.013, *range(11), is_all=True)
+    moments.brings(0.014, *range(11, 25), is_all=True)
+    assert taken_at(intake, moments, -5.0) == (0.113, list(range(25)))
 
 
 @pytest.mark.parametrize("early_at", [0.2, math.inf])
