@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contracts.test_segments import SIZES
+from tests.contracts.test_segments import SIZES, size_of
 from tests.contracts.world import opened, settle
 from tests.unit.engine.world import client_batch
 
@@ -38,7 +38,7 @@ def storage(tmp_path: Path) -> Any:
         storage.append(Entry(b"", entry))
         storage.flush()
     settle(storage, told)
-    told.turn_until(lambda: storage._journal.bytes_used == sum(path.stat().st_size for path in journal_of(tmp_path)))
+    told.turn_until(lambda: storage._journal.bytes_used == sum(size_of(path) for path in journal_of(tmp_path)))
     yield storage
     storage.close()
 
