@@ -66,7 +66,7 @@ class App:
     ``name``: the consumer group and the beginning of all transactional ids; give two applications two names. ``bootstrap``:
     HOST:PORT. ``instance``: a name that no other living process of this app has and that a restart keeps; else
     ``ONCELOG_INSTANCE``, else one is kept in ``state_folder``. ``commit_interval``, ``transaction_timeout``: seconds.
-    ``commit_early``: a batch does not wait for the interval where no more records are at hand and commits are cheap.
+    ``commit_early``: a batch does not wait for the interval where few records come and commits are cheap.
     ``delivery``: anything but exactly once has to be asked for. ``client``: more settings for librdkafka.
     """
 
@@ -272,10 +272,11 @@ class App:
 
     def _check_changelogs(self, partitions: Mapping[str, int]) -> None:
         """Those that are there have as many partitions as their sources, before anything is read."""
-        found = partition_counts(self.cluster)
-        for processor in self.topology.processors:
+        keepers = [processor for processor in self.topology.processors if processor.keeps_state]
+        found = partition_counts(self.cluster) if keepers else {}
+        for processor in keepers:
             source, changelog = processor.topics[0], changelog_name(self.name, processor.name)
-            if processor.keeps_state and changelog in found:
+            if changelog in found:
                 check_keys_stay(source, partitions[source], changelog, found[changelog])
 
     def _check_databases(self) -> None:

@@ -1,10 +1,11 @@
 """How soon a batch may end before its time, so that a result need not wait where a commit costs little.
 
-``commit_interval`` is the longest that records wait for others to share a commit with them. Where no more of them are at hand
-it is waited for nothing, if commits are cheap: a batch may then end when ten times what a commit takes has passed since the
-last one. So commits take at most about a tenth of the time of a worker that has little to do, and slow themselves down where
-they become dear: on a slow cluster, or on one that many workers keep busy, the interval alone counts. It does so too after
-whatever is not a plain commit, and until there was one: what is tried again is not tried more often than before.
+``commit_interval`` is the longest that records wait for others to share a commit with them. Where few have come and no more are
+at hand (which the intake knows) it is waited for nothing, if commits are cheap: a batch may then end when ten times what a
+commit takes has passed since the last one. So commits take at most about a tenth of the time of a worker that has little to
+do, and slow themselves down where they become dear: on a slow cluster, or on one that many workers keep busy, the interval
+alone counts. It does so too after whatever is not a plain commit, and until there was one: what is tried again is not tried
+more often than before.
 
 Knows neither brokers nor clocks: time is passed in, in seconds.
 """

@@ -72,8 +72,8 @@ class Limits:
     """When a batch ends and how long its transaction may stay open. Times in seconds.
 
     A batch ends ``commit_interval`` after its first record was read, or with ``batch_records``; with ``commit_early`` also
-    when no more is at hand and commits are cheap (``pace``). ``transaction_timeout`` is the broker's: how long a dead
-    worker's open transaction holds up the readers at most.
+    when it holds a tenth of those at most, no more is at hand, and commits are cheap (``pace``). ``transaction_timeout`` is
+    the broker's: how long a dead worker's open transaction holds up the readers at most.
     """
 
     commit_interval: float = COMMIT_SECONDS

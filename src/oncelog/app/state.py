@@ -20,6 +20,7 @@ import logging
 import sqlite3
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,36 +62,36 @@ _PROGRESS: Final = (
 )
 
 
-class Table:
+class Table(ABC):
     """The rows of one partition's state; all stores of a processor are in it."""
 
+    @abstractmethod
     def get(self, key: bytes) -> bytes | None:
         """A value; None if there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keys(self, prefix: bytes) -> Iterable[bytes]:
         """All keys that begin so."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(
         self, changes: Iterable[tuple[bytes, bytes | None]], checkpoint: int | None, as_of: float | None = None
     ) -> None:
         """All of it or nothing. None deletes; ``checkpoint`` None leaves that as it is; ``as_of`` None is now."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def checkpoint(self) -> int:
         """The changelog's offset before which nothing is missing here."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def checkpoint_at(self) -> float:
         """As of when that is so, in seconds since 1970: what was deleted later may be gone from the changelog."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clear(self) -> None:
         """As new."""
-        raise NotImplementedError
 
 
 class MemoryTable(Table):

@@ -194,9 +194,9 @@ def _expiry_of(state: State, group_id: str, now_ms: int) -> Decision:
     ]
     has_members = group is not None and not group.is_empty
     has_given_ids = isinstance(group, ClassicGroup) and bool(group.pending)
-    is_over = not has_members and not has_given_ids and len(expired) == len(committed)
-    if group is not None and not committed and now_ms - group.state_since_ms < state.settings.empty_group_kept_ms:
-        return Decision()  # its members have only just left: who looks for it, or deletes it, is to find it
+    # Without offsets it is kept for a while after its last member: who looks for it, or deletes it, is to find it.
+    kept_until_ms = -1 if group is None or committed else group.state_since_ms + state.settings.empty_group_kept_ms
+    is_over = not has_members and not has_given_ids and len(expired) == len(committed) and now_ms >= kept_until_ms
     if is_over and exists(state, group_id) and group_id not in state.offsets.pending:
         return Decision((GroupDeleted(group_id),))
     return Decision(tuple(GroupOffsetDeleted(row.group, row.topic, row.partition) for row in expired))
