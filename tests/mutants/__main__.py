@@ -105,18 +105,18 @@ def main() -> int:
         "--all", action="store_true", help="run all checks for each, not only up to the first that fails"
     )
     parser.add_argument("--jobs", type=int, default=2, help="breakages at once")
-    parser.add_argument("--only", default="", help="breakages whose name has this word")
+    parser.add_argument("--only", default="", help="breakages whose name or file has this in it")
     parser.add_argument("--checks", default="", help=f"only these, by comma: {', '.join(CHECKS)}")
     parser.add_argument("--write", action="store_true", help="put the table into docs/proof.md")
     chosen = parser.parse_args()
     for name in set(CHECKS) - set(chosen.checks.split(",")) if chosen.checks else ():
         del CHECKS[name]
-    breakages = [one for one in (*BREAKAGES, *APPLICATIONS) if chosen.only in one.name]
+    breakages = [one for one in (*BREAKAGES, *APPLICATIONS) if chosen.only in one.name or chosen.only in one.file]
     for one in breakages:
         broken(one)
-    _check_checks(breakages)
     survivors, started, results = 0, time.monotonic(), []
     with ThreadPoolExecutor(chosen.jobs) as pool:
+        _check_checks(pool, breakages)
         for result in pool.map(lambda one: examine(one, is_whole=chosen.all), breakages):
             survivors += not result.noticed
             results.append(result)
@@ -149,11 +149,16 @@ def write_table(results: Sequence[Result], said: str) -> None:
     page.write_text(f"{before}{TABLE_BEGIN}\n\n`{said}`\n\n{table}\n\n{TABLE_END}{after}", encoding="utf-8")
 
 
-def _check_checks(breakages: list[Breakage]) -> None:
+def _check_checks(pool: ThreadPoolExecutor, breakages: list[Breakage]) -> None:
     """Without a breakage every check must pass, or it would notice anything."""
-    for name, command in {name: command for one in breakages for name, command in checks_of(one).items()}.items():
-        if (said := run(command, SOURCES.parent)) is not None:
+    checks = {name: command for one in breakages for name, command in checks_of(one).items()}
+    for number, name, said in zip(
+        range(1, len(checks) + 1), checks, pool.map(lambda command: run(command, SOURCES.parent), checks.values())
+    ):
+        if said is not None:
+            pool.shutdown(cancel_futures=True)
             raise SystemExit(f"{name} fails without any breakage:\n{said[-3000:]}")
+        _say(f"{number} of {len(checks)} checks pass without any breakage: {name}")
 
 
 def _say(text: str) -> None:

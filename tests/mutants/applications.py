@@ -112,9 +112,27 @@ MISTAKES = [
     Breakage(
         "mistake 13: a commit without an answer was none",
         "app/exchange.py",
+        "        processed.clear()\n        try:\n"
+        "            self._attempt(offsets, outputs)\n        except Undone as undone:\n"
         "            if self._is_committed(offsets, self._recover(undone)):\n",
-        "            self._recover(undone)\n            self.put_back(processed)\n            if False:\n",
+        "        try:\n            self._attempt(offsets, outputs)\n        except Undone as undone:\n"
+        "            undone.fenced, undone.renew = False, True\n            self._recover(undone)\n"
+        "            self.put_back(processed)\n            if False:\n",
         _OUTCOMES + "13_the_committed_offsets_decide[True]",
+    ),
+    Breakage(
+        "outputs are sent from the last to the first",
+        "app/transactions.py",
+        "        records.reverse()\n",
+        "",
+        "tests/unit/app/test_transactions.py::test_records_are_given_to_the_client_once_in_their_order_and_then_let_go",
+    ),
+    Breakage(
+        "offsets of all that was taken are committed though part of it was put back",
+        "app/exchange.py",
+        "        return self._taken.offsets if len(processed) == self._taken_count else offsets_after(processed)\n",
+        "        return self._taken.offsets\n",
+        "tests/app/test_mistakes_offsets.py",
     ),
     Breakage(
         "mistake 14: a commit has a second, then it has failed",
@@ -191,8 +209,8 @@ SEQUENCES = [
     Breakage(
         "the partitions of a source are counted when a batch is taken, not before its commit",
         "app/worker.py",
-        "        processed, outputs, poison = self._processed(raws)\n        self._states.check_partitions()\n",
-        "        self._states.check_partitions()\n        processed, outputs, poison = self._processed(raws)\n",
+        "        count, outputs, poison = self._processed(raws)\n        self._states.check_partitions()\n",
+        "        self._states.check_partitions()\n        count, outputs, poison = self._processed(raws)\n",
         "tests/app/test_surroundings.py::test_partitions_that_were_added_while_a_batch_was_handled_are_noticed",
     ),
     Breakage(

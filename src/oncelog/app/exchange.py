@@ -114,6 +114,7 @@ class Exchange:
         self._pending_bytes = 0
         self._sent = 0
         self._taken = NOTHING
+        self._taken_count = 0
         self._began_at = 0.0
 
     # -- open, close --------------------------------------------------------------------------------------------------
@@ -167,8 +168,8 @@ class Exchange:
 
     # -- a batch ------------------------------------------------------------------------------------------------------
 
-    def take(self, records_max: int | None = None) -> Sequence[Raw]:
-        """The next records of a batch, in each partition in order; none when the application stops."""
+    def take(self, records_max: int | None = None) -> list[Raw]:
+        """The next records of a batch, the caller's own list, in each partition in order; none when the application stops."""
         while not self._stop.is_set():
             try:
                 intake = self._ready_intake()
@@ -178,6 +179,7 @@ class Exchange:
                 self._recover(undone)
             else:
                 self._began_at = time.monotonic()
+                self._taken_count = len(self._taken.records)
                 return self._taken.records
         return []
 
@@ -203,27 +205,30 @@ class Exchange:
         if self._pending_bytes > PENDING_BYTES_MAX:
             self._ready_to_send()
 
-    def commit(self, processed: Sequence[Raw], outputs: Sequence[Sent] = ()) -> Outcome:
+    def commit(self, processed: list[Raw], outputs: list[Sent]) -> Outcome:
         """Everything sent, these outputs, and the offsets of these records, as one transaction. After ABORTED they come again.
 
-        ``Undone.blames_a_record`` is raised when the same records would fail again; they will come again nevertheless.
+        ``Undone.blames_a_record`` is raised when the same records would fail again; they will come again nevertheless, from
+        the broker. So nobody needs them here any more: both lists are emptied, each output when the client has its copy, and
+        the next batch gets memory that is still in the processor's caches.
         """
-        offsets, began_at = self._offsets_after(processed), time.monotonic()
+        offsets, count, began_at = self._offsets_after(processed), len(processed), time.monotonic()
+        processed.clear()
         try:
             self._attempt(offsets, outputs)
         except Undone as undone:
             if self._is_committed(offsets, self._recover(undone)):
-                return self._ended(Outcome.FOUND, processed, offsets, f"found by its offsets after {undone}")
-            self._ended(Outcome.ABORTED, processed, offsets, str(undone))
+                return self._ended(Outcome.FOUND, count, offsets, f"found by its offsets after {undone}")
+            self._ended(Outcome.ABORTED, count, offsets, str(undone))
             if undone.blames_a_record:
                 raise
             return Outcome.ABORTED
         self._pace.committed(began_at, time.monotonic())
-        return self._ended(Outcome.COMMITTED, processed, offsets, "")
+        return self._ended(Outcome.COMMITTED, count, offsets, "")
 
     def _offsets_after(self, processed: Sequence[Raw]) -> Mapping[Place, int]:
         """Of all that was taken they are known."""
-        return self._taken.offsets if len(processed) == len(self._taken.records) else offsets_after(processed)
+        return self._taken.offsets if len(processed) == self._taken_count else offsets_after(processed)
 
     def _is_committed(self, offsets: Mapping[Place, int], kept: Mapping[Place, int]) -> bool:
         """Decided by the kept offset of a partition that was never away: only this batch can have moved it.
@@ -242,13 +247,13 @@ class Exchange:
         if self._intake is not None:
             self._intake.settle()
 
-    def _attempt(self, offsets: Mapping[Place, int], outputs: Sequence[Sent]) -> None:
+    def _attempt(self, offsets: Mapping[Place, int], outputs: list[Sent]) -> None:
         """Undone at any step."""
         intake = self._ready_intake()
         intake.metadata(self._taken.assignments)  # nothing is begun for partitions that are gone
         producer = self._ready_to_send()
-        producer.send(outputs)
         self._sent += len(outputs)
+        producer.send(outputs)
         intake.read_ahead()
         positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
         producer.send_offsets(positions, intake.metadata(self._taken.assignments))
@@ -266,28 +271,28 @@ class Exchange:
                 self._drop_producer()
                 producer = self._ready_producer()
             producer.begin()
-        producer.send(self._pending)
         self._sent += len(self._pending)
+        producer.send(self._pending)
         self._forget_pending()
         return producer
 
     def undo(self, why: str | Undone) -> None:
         """Nothing of the batch happens; the consumer goes back to the committed offsets."""
         self._recover(why if isinstance(why, Undone) else Undone(why))
-        self._ended(Outcome.ABORTED, (), {}, str(why))
+        self._ended(Outcome.ABORTED, 0, {}, str(why))
 
-    def _ended(self, outcome: Outcome, processed: Sequence[Raw], offsets: Mapping[Place, int], why: str) -> Outcome:
+    def _ended(self, outcome: Outcome, processed: int, offsets: Mapping[Place, int], why: str) -> Outcome:
         seconds = time.monotonic() - self._began_at
         producer = self._producer
         told = Outcome.COMMITTED if outcome is Outcome.FOUND else outcome
-        self._meters.transaction(told, len(processed), self._sent, seconds)
+        self._meters.transaction(told, processed, self._sent, seconds)
         log.info(
             "transaction outcome=%s worker=%s producer_id=%d epoch=%d records=%d outputs=%d offsets=%s ms=%d%s",
             told,
             self.name,
             -1 if producer is None else producer.producer_id,
             -1 if producer is None else producer.epoch,
-            len(processed),
+            processed,
             self._sent,
             ",".join(f"{topic}[{partition}]={offset}" for (topic, partition), offset in offsets.items()) or "-",
             seconds * 1000,

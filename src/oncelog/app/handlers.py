@@ -84,7 +84,7 @@ class Handler:
 
     def call(self, records: Sequence[Record[Any, Any]], second: Any, runner: asyncio.Runner) -> list[Out]:
         """What it yields or returns. Raises what it raises."""
-        first: Any = Batch(records) if self.is_batch else records[0]
+        first: Any = Batch(list(records)) if self.is_batch else records[0]  # a list of its own: a handler may keep it
         result = self.function(first, second) if self.takes_second else self.function(first)
         if result is not None and not isinstance(result, _AT_ONCE):
             if inspect.isasyncgen(result):

@@ -46,9 +46,9 @@ _ALONE_SECONDS: Final = 0.2
 #: With a full buffer for this long, the partitions are paused; before, it is cheaper just to wait.
 _FULL_SECONDS_MAX: Final = 1.0
 _BUFFER_BYTES_MAX: Final = 64 * 1024 * 1024
-#: Taken from the client at once. Each call waits for its turn with Python's lock; but many messages that are no records yet
-#: keep the garbage collector busy.
-_READY_MAX: Final = 2_000
+#: Taken from the client at once. Each call waits for its turn with Python's lock; but messages of 1 KB that are more than this
+#: leave the processor's caches before they are records, and many keep the garbage collector busy.
+_READY_MAX: Final = 500
 #: Assignments are numbered through the whole process: if a member made anew began at one again, state of before would pass for
 #: state of now.
 _NUMBERS: Final = itertools.count(1)
@@ -74,7 +74,7 @@ class Positions(Protocol):
 class Taken(NamedTuple):
     """Records for one batch; of each of their partitions, which assignment brought it, and the offset after all of them."""
 
-    records: Sequence[Raw]
+    records: list[Raw]
     assignments: dict[Place, int]
     offsets: dict[Place, int]
 

@@ -23,8 +23,8 @@ class Transactor(Protocol):
     def abandon(self) -> None:
         """Without waiting for brokers."""
 
-    def take(self, records_max: int | None = None) -> Sequence[Raw]:
-        """The next records; none when the application stops."""
+    def take(self, records_max: int | None = None) -> list[Raw]:
+        """The next records, the caller's own from now on; none when the application stops."""
 
     @property
     def assignments(self) -> Mapping[Place, int]:
@@ -40,5 +40,5 @@ class Transactor(Protocol):
     def settle(self) -> None:
         """Nothing was processed."""
 
-    def commit(self, processed: Sequence[Raw], outputs: Sequence[Sent] = ()) -> Outcome:
-        """Outputs and offsets."""
+    def commit(self, processed: list[Raw], outputs: list[Sent]) -> Outcome:
+        """Outputs and offsets. Both lists are emptied."""

@@ -135,7 +135,7 @@ class Session:
 class SessionBatch:
     """Records to process in one transaction; iterate to get them."""
 
-    def __init__(self, exchange: Exchange, records: Sequence[Raw]) -> None:
+    def __init__(self, exchange: Exchange, records: list[Raw]) -> None:
         self._exchange = exchange
         self._records = records
         self._handed_out = 0
@@ -162,7 +162,7 @@ class SessionBatch:
         processed, rest = self._records[: self._handed_out], self._records[self._handed_out :]
         self._exchange.put_back(rest)
         if processed:
-            self._exchange.commit(processed)
+            self._exchange.commit(processed, [])
         else:
             self._exchange.undo("no record of the batch was processed")
 

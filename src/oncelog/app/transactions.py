@@ -116,11 +116,16 @@ class TransactionalProducer:
         self._step(self._producer.begin_transaction)
         self._began_at = time.monotonic()
 
-    def send(self, records: Sequence[Sent]) -> None:
-        """Into the client's queue, in their order. What can't be a record at all blames the one that it came of."""
+    def send(self, records: list[Sent]) -> None:
+        """Into the client's queue, in their order; the list is emptied.
+
+        What can't be a record at all blames the one that it came of.
+        """
         produce, known = self._producer.produce, self._topics_known
+        records.reverse()
         try:
-            for record in records:
+            while records:
+                record = records.pop()
                 if record.topic not in known:
                     self._check_topic(record.topic)
                 while True:

@@ -52,7 +52,7 @@ class WeakExchange(Exchange):
         self._plain = Producer({**settings, "on_delivery": self._delivered, "delivery.report.only.error": True})
         self._ready_intake()
 
-    def take(self, records_max: int | None = None) -> Sequence[Raw]:
+    def take(self, records_max: int | None = None) -> list[Raw]:
         """At most once commits here, before anything is done."""
         while taken := super().take(records_max):
             if self._delivery is Delivery.AT_LEAST_ONCE:
@@ -67,9 +67,10 @@ class WeakExchange(Exchange):
                 break
         return taken
 
-    def commit(self, processed: Sequence[Raw], outputs: Sequence[Sent] = ()) -> Outcome:
-        """Sends; then, for at least once, commits the offsets."""
-        offsets, began_at = self._offsets_after(processed), time.monotonic()
+    def commit(self, processed: list[Raw], outputs: list[Sent]) -> Outcome:
+        """Sends; then, for at least once, commits the offsets. Both lists are emptied."""
+        offsets, count, began_at = self._offsets_after(processed), len(processed), time.monotonic()
+        processed.clear()
         try:
             self._flush(outputs)
             if self._delivery is Delivery.AT_LEAST_ONCE:
@@ -77,18 +78,19 @@ class WeakExchange(Exchange):
                 self._pace.committed(began_at, time.monotonic())
         except Undone as undone:
             self._recover(undone)
-            self._ended(Outcome.ABORTED, processed, offsets, str(undone))
+            self._ended(Outcome.ABORTED, count, offsets, str(undone))
             if undone.blames_a_record:
                 raise
             return Outcome.ABORTED
-        return self._ended(Outcome.COMMITTED, processed, offsets, "")
+        return self._ended(Outcome.COMMITTED, count, offsets, "")
 
-    def _flush(self, outputs: Sequence[Sent]) -> None:
+    def _flush(self, outputs: list[Sent]) -> None:
         assert self._plain is not None
         self._failures.clear()
-        for record in outputs:
-            self._produce(self._plain, record)
         self._sent += len(outputs)
+        outputs.reverse()
+        while outputs:
+            self._produce(self._plain, outputs.pop())
         self._ready_intake().read_ahead()
         while self._plain.flush(STEP_SECONDS):
             if self._halt.is_set():

@@ -33,6 +33,9 @@ from oncelog.app.transactions import Sent
 
 log = logging.getLogger("oncelog.app")
 
+Spot = tuple[str, int, int]
+"""Where a record was: topic, partition, offset."""
+
 #: Aborts in a row without any progress, after which records are tried one by one.
 _ABORTS_MAX: Final = 3
 _CHECKPOINT_SECONDS: Final = 5.0
@@ -142,6 +145,10 @@ class Processing:
         return [letter]
 
 
+def _spot(raw: Raw) -> Spot:
+    return raw.topic, raw.partition, raw.offset
+
+
 def _id(processor: Processor, raw: Raw) -> tuple[str, str, int, int]:
     return processor.name, raw.topic, raw.partition, raw.offset
 
@@ -207,7 +214,7 @@ class Worker:
         self._one_by_one = 0
         self._aborts = 0
         self._pause_seconds = 0.0
-        self._known: dict[tuple[str, int, int], Exception] = {}
+        self._known: dict[Spot, Exception] = {}
 
     def run(self) -> None:
         """Until the application stops. Raises AppError."""
@@ -225,23 +232,25 @@ class Worker:
         else:
             self._exchange.close()
 
-    def _batch(self, raws: Sequence[Raw]) -> None:
+    def _batch(self, raws: list[Raw]) -> None:
         """One transaction over the first of these records; the rest is put back."""
         self._pause_seconds = 0.0
-        processed, outputs, poison = self._processed(raws)
+        count, outputs, poison = self._processed(raws)
         self._states.check_partitions()
-        self._exchange.put_back(raws[len(processed) :])
-        if not processed:
+        self._exchange.put_back(raws[count:])
+        del raws[count:]
+        if not raws:
             if poison is not None:
                 raise poison
             self._exchange.settle()
             self._pause()
             return
+        first = _spot(raws[0])
         try:
-            is_committed = self._committed(processed, outputs)
+            is_committed = self._committed(raws, outputs)
         except Undone as undone:
             self._states.doubted()
-            self._blame(processed, undone)
+            self._blame(count, first, undone)
             return
         if poison is not None and is_committed:
             raise poison
@@ -254,8 +263,12 @@ class Worker:
         while time.monotonic() < until and not self._exchange.must_hurry:
             self._stop.wait(min(0.05, max(0.0, until - time.monotonic())))
 
-    def _committed(self, processed: Sequence[Raw], outputs: list[Sent]) -> bool:
-        """Whether it is. Undone if one of the records is to blame."""
+    def _committed(self, processed: list[Raw], outputs: list[Sent]) -> bool:
+        """Whether it is. Undone if one of the records is to blame. Both lists are emptied."""
+        count, known = (
+            len(processed),
+            [spot for spot in map(_spot, processed) if spot in self._known] if self._known else [],
+        )
         self._states.before_commit()
         outputs.extend(self._states.changes())
         outcome = self._exchange.commit(processed, outputs)
@@ -266,36 +279,33 @@ class Worker:
         if outcome is Outcome.ABORTED:
             self._aborts += 1
             if self._aborts >= _ABORTS_MAX:
-                self._one_by_one = max(self._one_by_one, len(processed))
+                self._one_by_one = max(self._one_by_one, count)
             return False
         self._aborts = 0
-        self._one_by_one = max(0, self._one_by_one - len(processed))
-        if self._known:
-            for raw in processed:
-                self._known.pop((raw.topic, raw.partition, raw.offset), None)
+        self._one_by_one = max(0, self._one_by_one - count)
+        for spot in known:
+            del self._known[spot]
         return True
 
-    def _blame(self, processed: Sequence[Raw], undone: Undone) -> None:
+    def _blame(self, count: int, first: Spot, undone: Undone) -> None:
         """Something can't be sent. With one record the culprit is known; with more they come again one by one."""
-        if len(processed) == 1:
-            (raw,) = processed
-            place = (raw.topic, raw.partition, raw.offset)
+        if count == 1:
             error = Unsendable(str(undone))
-            if place in self._known:  # not even its dead letter can be sent
-                raise PoisonRecord(*place, 1, error)
-            self._known[place] = error
+            if first in self._known:  # not even its dead letter can be sent
+                raise PoisonRecord(*first, 1, error)
+            self._known[first] = error
             self._one_by_one = max(1, self._one_by_one)
         else:
-            self._one_by_one = len(processed)
+            self._one_by_one = count
 
-    def _processed(self, raws: Sequence[Raw]) -> tuple[Sequence[Raw], list[Sent], PoisonRecord | None]:
-        """As many records as succeed within the time: they, their outputs, and what is wrong with the next one."""
+    def _processed(self, raws: Sequence[Raw]) -> tuple[int, list[Sent], PoisonRecord | None]:
+        """As many records as succeed within the time: how many, their outputs, and what is wrong with the next one."""
         self._states.begin(self._exchange.assignments)
         outputs = self._whole_batches(raws)
         done_as_batches = outputs is not None
         outputs = outputs or []
         if done_as_batches and self._only_batches:
-            return raws, outputs, None
+            return len(raws), outputs, None
         poison, size, count, look_at = None, 0, 0, 0.0
         deadline = time.monotonic() + max(self._limits.commit_interval, 0.05)
         for raw in raws:
@@ -316,17 +326,17 @@ class Worker:
             if size > PENDING_BYTES_MAX or now > deadline or self._exchange.must_hurry:
                 break
             look_at = now + _LOOK_SECONDS
-        return self._cut(raws[:count], outputs, done_as_batches and count < len(raws), poison)
+        return self._cut(count, outputs, done_as_batches and count < len(raws), poison)
 
     def _cut(
-        self, processed: Sequence[Raw], outputs: list[Sent], spoilt: bool, poison: PoisonRecord | None
-    ) -> tuple[Sequence[Raw], list[Sent], PoisonRecord | None]:
+        self, processed: int, outputs: list[Sent], spoilt: bool, poison: PoisonRecord | None
+    ) -> tuple[int, list[Sent], PoisonRecord | None]:
         """A batch handler's outputs are for all records or for none: if not all succeeded, they are tried one by one."""
         if not spoilt:
             return processed, outputs, poison
-        self._one_by_one = max(1, len(processed) + 1)
+        self._one_by_one = processed + 1
         self._states.forget()
-        return [], [], None
+        return 0, [], None
 
     def _whole_batches(self, raws: Sequence[Raw]) -> list[Sent] | None:
         """The outputs of batch handlers for all records at once; None if there are none, or if they have to be tried alone."""
@@ -352,7 +362,7 @@ class Worker:
         """One record by all its processors; all of them succeed, or none of them has any effect."""
         outputs: list[Sent] = []
         states: list[PartitionState] = []
-        known = self._known.get((raw.topic, raw.partition, raw.offset)) if self._known else None
+        known = self._known.get(_spot(raw)) if self._known else None
         try:
             for processor in self._readers[raw.topic]:
                 if processor.handler.is_batch and without_batches:

@@ -126,7 +126,7 @@ def test_a_commit_lets_the_next_batch_end_early(
     exchange, member, _ = exchanges(monkeypatch, Limits(commit_early=commit_early), delivery)
     for _ in range(3):
         exchange.take()
-        assert exchange.commit([RECORD]) is Outcome.COMMITTED
+        assert exchange.commit([RECORD], []) is Outcome.COMMITTED
     assert member.early_at[0] == math.inf
     assert [early_at < math.inf for early_at in member.early_at[1:]] == [commit_early] * 2
 
@@ -139,7 +139,7 @@ def test_an_abort_makes_the_next_batch_wait_for_its_time(monkeypatch: pytest.Mon
     for fails in (False, True, False, False):
         exchange.take()
         failures[:] = [fails]
-        outcomes.append(exchange.commit([RECORD]))
+        outcomes.append(exchange.commit([RECORD], []))
     assert [str(each) for each in outcomes] == ["committed", "aborted", "committed", "committed"]
     assert [early_at < math.inf for early_at in member.early_at] == [False, True, False, True]
 

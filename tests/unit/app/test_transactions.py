@@ -54,6 +54,42 @@ def test_a_topics_error_blames_a_record_only_if_it_is_its_own(
         producer.send([Sent("out", b"k", b"v")])
 
 
+class Queue:
+    """A client that has room for one record before it is polled."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[object, ...]] = []
+        self._has_room = True
+
+    def list_topics(self, topic: str, timeout: float) -> Any:
+        assert timeout > 0
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None)})
+
+    def produce(self, *record: object) -> None:
+        if not self._has_room:
+            raise BufferError
+        self._has_room = False
+        self.given.append(record)
+
+    def poll(self, seconds: float) -> None:
+        del seconds
+        self._has_room = True
+
+
+def test_records_are_given_to_the_client_once_in_their_order_and_then_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue()
+    monkeypatch.setattr(transactions, "Producer", lambda settings: queue)
+    producer = TransactionalProducer({"transaction.timeout.ms": 10_000}, threading.Event())
+    records = [Sent("out", b"k", b"%d" % number) for number in range(3)]
+    records.append(Sent("out", b"k", b"3", [("h", b"v")], 1, 7))
+    producer.send(records)
+    assert queue.given == [
+        *(("out", b"%d" % number, b"k") for number in range(3)),
+        ("out", b"3", b"k", 1, None, None, 7, [("h", b"v")]),
+    ]
+    assert records == []
+
+
 class Forbidden:
     """A consumer that may not read."""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from oncelog.app import App, Record, Retry
+from oncelog.app import App, Batch, Record, Retry
 from oncelog.app.exchange import Outcome
 from oncelog.app.ports import Transactor
 from oncelog.app.records import Raw
+from oncelog.app.transactions import Sent
 from oncelog.app.worker import Worker
 
 PLACE = ("t", 0)
@@ -50,16 +51,17 @@ class Feeding:
 
     close = settle
 
-    def take(self, records_max: int | None = None) -> Sequence[Raw]:
+    def take(self, records_max: int | None = None) -> list[Raw]:
         taken, self.left = self.left[:records_max], self.left[records_max or len(self.left) :]
         return taken
 
     def put_back(self, records: Sequence[Raw]) -> None:
         self.left[:0] = records
 
-    def commit(self, processed: Sequence[Raw], outputs: Sequence[Any] = ()) -> Outcome:
-        del outputs
+    def commit(self, processed: list[Raw], outputs: list[Sent]) -> Outcome:
         self.committed.append([raw.offset for raw in processed])
+        processed.clear()
+        outputs.clear()
         return Outcome.COMMITTED
 
 
@@ -83,3 +85,18 @@ def test_a_record_that_failed_is_tried_again_after_its_pause(
     Worker("a", app.topology, *taken).run()
     assert attempts == pytest.approx([0.0, 2.0, 6.0])
     assert exchange.committed == [each for each in (list(range(failing)), list(range(failing, 4))) if each]
+
+
+def test_a_handler_may_keep_its_batch(tmp_path: Path) -> None:
+    """The worker lets go of the records at their commit."""
+    app, kept = App("a"), list[Batch[Record[bytes | None, bytes | None]]]()
+
+    @app.process("t")
+    def keep(batch: Batch[Record[bytes | None, bytes | None]]) -> None:
+        kept.append(batch)
+
+    exchange, stop = Feeding(4), Passing()
+    taken = (cast(Transactor, exchange), app.cluster, app.limits, app.meters, tmp_path, stop, threading.Event())
+    Worker("a", app.topology, *taken).run()
+    assert exchange.committed == [[0, 1, 2, 3]]
+    assert [[record.offset for record in batch] for batch in kept] == [[0, 1, 2, 3]]
