@@ -27,7 +27,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "oncelo
 VERSIONS = tomllib.loads((SUITES / "versions.toml").read_text(encoding="utf-8"))
 
 #: What must be on PATH for a marker ``needs("java")``.
-TOOLCHAINS = {"c": ("cc",), "java": ("java", "javac", "mvn"), "node": ("node", "npm"), "go": ("go",)}
+TOOLCHAINS = {"c": ("cc",), "java": ("java", "javac", "mvn"), "node": ("node", "npm", "make", "c++"), "go": ("go",)}
 
 #: ``make suites`` runs everything at full length; ``make test`` a version that fits into minutes.
 IS_LONG = os.environ.get("ONCELOG_SUITES") == "long"
@@ -168,9 +168,20 @@ def node_modules(package: str) -> Path:
     def make(folder: Path) -> None:
         (folder / "package.json").write_text('{"private": true}', encoding="utf-8")
         quiet = ["--no-package-lock", "--no-audit", "--no-fund"]
-        run(["npm", "install", *quiet, f"{package}@{version}"], GET_SECONDS_MAX, cwd=folder).checked()
+        words = ["npm", "install", *quiet, f"{package}@{version}"]
+        run(words, GET_SECONDS_MAX, cwd=folder, variables=_addon_variables()).checked()
 
     return kept(f"npm-{package.strip('@').replace('/', '-')}", [package, version], make)
+
+
+def _addon_variables() -> dict[str, str]:
+    """For packages that are compiled when they are installed: nothing but what the registry has is downloaded.
+
+    Node's headers are those beside it, and kafka-javascript takes only such libraries for its librdkafka as are there.
+    """
+    prefix = Path(shutil.which("node") or "").resolve().parents[1]
+    headers = {"npm_config_nodedir": str(prefix)} if (prefix / "include" / "node" / "node.h").exists() else {}
+    return {"CKJS_LINKING": "dynamic", **headers}
 
 
 @cache
