@@ -303,6 +303,19 @@ def test_the_schema_is_made_once_and_newer_ones_are_left_alone(engine: sql.Engin
         schema.create(engine)
 
 
+def test_a_start_does_not_wait_for_whoever_writes(tmp_path: Path) -> None:
+    """Another process holds SQLite's lock for longer than it is waited for: it was frozen in the middle of a transaction."""
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    ours, others = schema.engine_of(url), schema.engine_of(url)
+    schema.create(ours, ["outbox"])
+    try:
+        with others.begin():
+            schema.check(ours, ["outbox"])
+    finally:
+        ours.dispose()
+        others.dispose()
+
+
 def test_effects_without_a_database_say_how_they_may_go_wrong(broker: Broker, unique: Unique, tmp_path: Path) -> None:
     source = create_topic(broker.bootstrap, unique("in"), 1)
     app = App(unique("app"), broker.bootstrap, state_folder=tmp_path, client=CLIENT)

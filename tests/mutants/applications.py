@@ -522,6 +522,13 @@ SEQUENCES = [
         "tests/app/test_sql.py::test_a_relay_killed_at_every_step_sends_once[sqlite]",
     ),
     Breakage(
+        "a start wants the database's lock",
+        "app/schema.py",
+        '.get(_READS_ONLY) else "IMMEDIATE"',
+        '.get("nothing") else "IMMEDIATE"',
+        "tests/app/test_sql.py::test_a_start_does_not_wait_for_whoever_writes",
+    ),
+    Breakage(
         "a missing topic is asked for once",
         "app/topics.py",
         "        if time.monotonic() + pause > deadline:\n",

@@ -25,6 +25,9 @@ from oncelog.app.serializing import Serializer, encode
 VERSION: Final = 1
 DIALECTS: Final = ("postgresql", "sqlite")
 
+#: An execution option: SQLite's lock for writing is not needed, nor waited for.
+_READS_ONLY: Final = "oncelog_reads_only"
+
 _BIG: Final = sql.BigInteger().with_variant(sql.Integer(), "sqlite")
 
 _ours = MetaData()
@@ -100,7 +103,8 @@ def _sqlite_connected(connection: Any, _: Any) -> None:
 
 
 def _sqlite_begins(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    how = "DEFERRED" if connection.get_execution_options().get(_READS_ONLY) else "IMMEDIATE"
+    connection.exec_driver_sql(f"BEGIN {how}")
 
 
 @contextmanager
@@ -130,9 +134,9 @@ def create(engine: Engine, outboxes: Iterable[str] = ()) -> None:
 
 
 def check(engine: Engine, outboxes: Sequence[str] = ()) -> None:
-    """All is there; else a ConfigurationError that says how to make it."""
+    """All is there; else a ConfigurationError that says how to make it. Whoever writes meanwhile is not waited for."""
     with _reached(engine):
-        present = set(sql.inspect(engine).get_table_names())
+        present = set(sql.inspect(engine.execution_options(**{_READS_ONLY: True})).get_table_names())
     missing = sorted({*_ours.tables, *outboxes} - present)
     if missing:
         raise ConfigurationError(f"the database lacks {', '.join(missing)}: run `oncelog app schema MODULE:APP` once")
