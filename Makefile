@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count() or 1)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compiled unit check format docs bench bench-apps apps-on-kafka verify-kafka soak mutants chaos suites clean
+.PHONY: help demo test compiled unit check format docs bench bench-apps apps-on-kafka verify-kafka soak mutants chaos chaos-apps suites clean
 
 help:
 	@echo "make demo    the same pipeline three times under the same faults: what is lost, what is doubled"
@@ -25,6 +25,7 @@ help:
 	@echo "make soak    the tests that run for long, and simulated worlds (MINUTES=60 SEED=1000000)"
 	@echo "make mutants break the code in many small ways: which check notices each"
 	@echo "make chaos   the broker killed, frozen, stopped, out of disk and out of time under oncelog verify (10 minutes)"
+	@echo "make chaos-apps      whole applications killed, frozen, doubled and cut off, and their broker too; every result counted (10 minutes)"
 	@echo "make suites  other people's clients and test suites, at full length (Java, Node, Go)"
 	@echo "make docs    write the generated pages of docs/ anew"
 	@echo "make format  format the code"
@@ -73,6 +74,9 @@ soak: $(VENV)/installed-dev
 
 chaos: $(VENV)/installed-dev
 	$(BIN)/python -m tests.chaos --minutes $(CHAOS_MINUTES) --seed $(SEED)
+
+chaos-apps: $(VENV)/installed-dev
+	$(BIN)/python -m tests.chaos.applications --minutes $(CHAOS_MINUTES) --seed $(SEED)
 
 mutants: $(VENV)/installed-dev
 	$(BIN)/python -m tests.mutants --jobs $(WORKERS)

@@ -1,9 +1,11 @@
 """Who examines the checks: breaks the code in many small ways and says which check notices each. ``make mutants``.
 
     python -m tests.mutants [--all] [--jobs 2] [--only WORD] [--checks NAME,NAME]
+    python -m tests.mutants --torment [--only WORD]
 
 Each breakage is put into a copy of the sources; the checks run against the copy, the quickest first, until one fails. ``--all``
 lets all of them run, for the whole table. A breakage that no check notices, or that does not fit the sources, is an error.
+``--torment`` asks another question: which breakages of applications does a minute of ``make chaos-apps`` notice?
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ SOURCES = ROOT / "src" / "oncelog"
 TABLE_BEGIN, TABLE_END = "<!-- table of make mutants -->", "<!-- end of the table -->"
 #: A check that takes longer does not end: the breakage is noticed.
 SECONDS_MAX = 1_200
+
+#: Shown of what a torment finds.
+_WRONGS_MAX = 4
 
 _PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
 CHECKS = {
@@ -98,6 +103,22 @@ def run(command: list[str], sources: Path) -> str | None:
     return done.stdout + done.stderr if done.returncode else None
 
 
+def torment(breakages: Sequence[Breakage]) -> int:
+    """Prints of each breakage what the tormented application shows of it; the exit code is 0."""
+    command = [sys.executable, "-m", "tests.chaos.applications", "--minutes", "1", "--seed", "1"]
+    for breakage in breakages:
+        with tempfile.TemporaryDirectory(prefix="oncelog-mutant-") as folder:
+            copy = Path(folder, "src", "oncelog")
+            shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            (copy / breakage.file).write_text(broken(breakage), encoding="utf-8")
+            said = run(command, copy.parent)
+        wrongs = [line for line in (said or "").splitlines() if line.startswith(("WRONG", "no end"))]
+        _say(f"{breakage.name:<60} {'SEEN' if said is not None else 'not seen'}")
+        for wrong in wrongs[:_WRONGS_MAX]:
+            _say(f"    {wrong[:300]}")
+    return 0
+
+
 def main() -> int:
     """The command line; the exit code is 1 if a breakage was not noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
@@ -108,6 +129,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="breakages whose name or file has this in it")
     parser.add_argument("--checks", default="", help=f"only these, by comma: {', '.join(CHECKS)}")
     parser.add_argument("--write", action="store_true", help="put the table into docs/proof.md")
+    parser.add_argument("--torment", action="store_true", help="show breakages of applications to make chaos-apps")
     chosen = parser.parse_args()
     for name in set(CHECKS) - set(chosen.checks.split(",")) if chosen.checks else ():
         del CHECKS[name]
