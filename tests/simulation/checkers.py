@@ -270,13 +270,14 @@ def check_nothing_twice(history: History, logs: Mapping[Place, FinalLog]) -> Ite
     found: dict[bytes, tuple[Place, int]] = {}
     for place, log in logs.items():
         for offset, name, _ in log.records:
-            if name in found:
+            value = history.values.get(name)
+            may_be_doubled = value is not None and history.may_be_doubled(value)
+            if name in found and not may_be_doubled:
                 yield Violation("twice", f"{name!r} is at {found[name]} and at {(place, offset)}")
             found[name] = place, offset
-            value = history.values.get(name)
             if value is None or value.place != place:
                 yield Violation("invented", f"{name!r} at {(place, offset)} was never sent there")
-            elif 0 <= value.offset != offset and place[0] not in history.mortal:
+            elif 0 <= value.offset != offset and place[0] not in history.mortal and not may_be_doubled:
                 yield Violation("moved", f"{name!r} was acknowledged at {value.offset} of {place}, and is at {offset}")
             elif value.is_zombie:
                 yield Violation("zombie write", f"{name!r} at {(place, offset)}: its producer was fenced before")
@@ -337,7 +338,7 @@ def check_order(history: History, logs: Mapping[Place, FinalLog]) -> Iterator[Vi
         newest: dict[str, Value] = {}
         for record in log.records:
             value = history.values.get(record.name)
-            if value is None:
+            if value is None or history.may_be_doubled(value):
                 continue
             before = newest.get(value.session)
             if before is not None and before.order > value.order:
@@ -357,6 +358,16 @@ def check_nothing_came_back(history: History, logs: Mapping[Place, FinalLog]) ->
         for value in history.tombstones(place):
             if value.counts and value.name not in there and (older := _older_than(value, history, records)):
                 yield Violation("came back", f"{older!r} is in {place}, and {value.name!r} at {value.offset} is gone")
+
+
+def check_codecs(history: History, place: Place, batches: Iterable[Batch]) -> Iterator[Violation]:
+    """What was compressed is as its producer has compressed it, be it that compaction has written it again."""
+    for batch in batches:
+        for record in () if batch.is_control else batch.records:
+            value = history.values.get(record.name)
+            if value is not None and value.codec != batch.codec:
+                what = f"{value.name!r} at {(place, record.offset)} was sent with codec {value.codec!r}"
+                yield Violation("packed otherwise", f"{what}, and is there with {batch.codec!r}")
 
 
 def check_nothing_open(logs: Mapping[Place, FinalLog]) -> Iterator[Violation]:
@@ -430,7 +441,7 @@ def _check_compacted_stretch(history: History, stretch: Stretch, log: FinalLog) 
     if [offset for offset, _ in stretch.seen] != sorted({offset for offset, _ in stretch.seen}):
         yield Violation("out of order", f"{what} in another order than the log")
     for offset, name in stretch.seen:
-        kind = _wrong_in_compacted(history.values.get(name), offset, left.get(offset), stretch, log)
+        kind = _wrong_in_compacted(history, history.values.get(name), offset, left.get(offset), stretch, log)
         if kind:
             yield Violation(kind, f"{what} and saw {name!r} at {offset}")
     seen = set(stretch.seen)
@@ -440,11 +451,14 @@ def _check_compacted_stretch(history: History, stretch: Stretch, log: FinalLog) 
             yield Violation("skipped", f"{what} and did not see {record}")
 
 
-def _wrong_in_compacted(value: Value | None, offset: int, left: Written | None, stretch: Stretch, log: FinalLog) -> str:
+def _wrong_in_compacted(
+    history: History, value: Value | None, offset: int, left: Written | None, stretch: Stretch, log: FinalLog
+) -> str:
     """What is wrong with a value that was read at an offset, where ``left`` is at the end."""
     if value is None:
         return "invented"
-    if 0 <= value.offset != offset or (left is not None and left.name != value.name):
+    is_elsewhere = 0 <= value.offset != offset and not history.may_be_doubled(value)
+    if is_elsewhere or (left is not None and left.name != value.name):
         return "moved"
     fate = value.transaction.fate if value.transaction is not None else Fate.COMMITTED
     if stretch.is_committed and (fate in (Fate.ABORTED, Fate.OPEN) or (left is not None and not left.counts)):
@@ -463,7 +477,10 @@ def source_of(name: bytes) -> bytes:
 def check_copying(
     history: History, copying: Copying, logs: Mapping[Place, FinalLog], committed: Mapping[tuple[str, Place], int]
 ) -> Iterator[Violation]:
-    """Each input before the committed offset has one copy that counts, each later one has none (rules D1, O1)."""
+    """Each input before the committed offset has one copy that counts, each later one has none (rules D1, O1).
+
+    One for each time that it is there, should it be there twice.
+    """
     copies: dict[bytes, int] = defaultdict(int)
     for _, log in _immortal(history, logs):
         for record in log.records:
@@ -471,25 +488,34 @@ def check_copying(
             if record.counts and value is not None and value.session.startswith(f"{copying.group}/"):
                 copies[source_of(record.name)] += 1
     offset = committed.get((copying.group, copying.place), 0)
+    inputs: dict[bytes, int] = defaultdict(int)
     for record in logs[copying.place].records:
-        if not record.counts:
-            continue
-        count, expected = copies[record.name], int(record.offset < offset)
+        if record.counts:
+            inputs[record.name] += record.offset < offset
+    for name, expected in inputs.items():
+        count = copies[name]
         if count != expected:
-            kind = "twice" if count > 1 else "offset and output apart"
-            yield Violation(
-                kind, f"{copying.group} stands at {offset} of {copying.place}, {record.name!r} has {count} copies"
-            )
+            kind = "twice" if count > max(expected, 1) else "offset and output apart"
+            yield Violation(kind, f"{copying.group} stands at {offset} of {copying.place}, {name!r} has {count} copies")
 
 
 def check_nothing_left(
     history: History, logs: Mapping[Place, FinalLog], committed: Mapping[tuple[str, Place], int]
 ) -> list[Violation]:
-    """When everybody has come to an end, every group stands behind all that counts."""
+    """When everybody has come to an end, every group stands behind all that counts, but for what came so late that it was not
+    recognised any more (rule P8).
+    """
     found: list[Violation] = []
     for group, place in history.copyings:
         offset = committed.get((group, place), 0)
-        left = [record for record in logs[place].records if record.counts and record.offset >= offset]
+        records = [record for record in logs[place].records if record.counts]
+        before = {record.name for record in records if record.offset < offset}
+        left = [
+            record
+            for record in records
+            if record.offset >= offset
+            and not (record.name in before and history.may_be_doubled(history.values[record.name]))
+        ]
         if left:
             found.append(Violation("left behind", f"{group} stands at {offset} of {place}, {left[0]} is not copied"))
     return found

@@ -6,6 +6,7 @@ processes can fill it as well as the simulation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from zlib import crc32
@@ -53,6 +54,18 @@ class Value:
     key: bytes | None = None
     #: Its key is deleted: the record has no value, and its name in a header.
     is_tombstone: bool = False
+    #: When it was sent first and last, outside of transactions; noted where producers are forgotten.
+    sent_us: int = -1
+    sent_again_us: int = -1
+    #: How its batch was compressed.
+    codec: int = 0
+
+    def is_sent(self, now_us: int) -> None:
+        """Once more."""
+        if self.sent_us < 0:
+            self.sent_us = now_us
+        else:
+            self.sent_again_us = now_us
 
     @property
     def counts(self) -> bool:
@@ -64,6 +77,8 @@ class Value:
     @property
     def may_count(self) -> bool:
         """Whether it may, for all that its client knows."""
+        if self.is_zombie:
+            return False
         return self.transaction is None or self.transaction.fate in (Fate.COMMITTED, Fate.UNKNOWN)
 
 
@@ -112,6 +127,9 @@ class History:
         self.compacted: set[str] = set()
         #: Whether there are tombstones in them; and whether they may go soon (delete.retention.ms).
         self.has_tombstones = self.are_tombstones_fleeting = False
+        #: After how long the broker may have forgotten a producer, 0 for never; and how late it may know what was sent.
+        self.forgotten_after_us = 0
+        self.lag_us: Callable[[], int] = lambda: 0
         self._of_key: dict[tuple[Place, bytes], list[Value]] = {}
         self._newest: dict[str, tuple[int, int]] = {}
         #: Since when no transaction can be open, by transactional id; -1: one may be.
@@ -148,10 +166,19 @@ class History:
         if value.key is None:
             return False
         return any(
-            (other.offset < 0 or other.offset > value.offset) and other.may_count
+            (((other.offset < 0 or other.offset > value.offset) and other is not value) or self.may_be_doubled(other))
+            and other.may_count
             for other in self._of_key[value.place, value.key]
-            if other is not value
         )
+
+    def may_be_doubled(self, value: Value) -> bool:
+        """Whether it was sent again when its producer may have been forgotten: nobody can tell that it is the same (rule P8).
+
+        Only outside of transactions: who has one open is not forgotten, and a later one has another epoch or its own batches.
+        """
+        if not self.forgotten_after_us or value.transaction is not None or value.sent_again_us < 0:
+            return False
+        return value.sent_again_us - value.sent_us + self.lag_us() >= self.forgotten_after_us
 
     def is_fleeting(self, value: Value) -> bool:
         """Whether it may be gone though nothing supersedes it."""

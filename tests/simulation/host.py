@@ -24,6 +24,7 @@ from oncelog.broker.clock import Clock
 from oncelog.broker.server import Server
 from oncelog.engine.state import State
 from oncelog.model.errors import DamagedRecords, StorageError
+from oncelog.model.rows import ProducerForgotten, TransactionForgotten
 
 EPOCH_MS = 1_700_000_000_000
 BOUNDS = {api_key: (handler.version_min, handler.version_max) for api_key, handler in HANDLERS.items()}
@@ -64,6 +65,10 @@ class Host:
         self.kills = self.crashes = self.failures = self.stops = self.starts = self.jumps = self.reboots = 0
         #: How far the machine's clock is off, and for how long it has slept.
         self._wall_off_us = self.slept_us = 0
+        #: For how long its clock was set forward or back, all in all, and for how long the process stood still.
+        self.set_us = self.paused_us = 0
+        #: Producers of partitions, and transactional ids, that were forgotten (rule P8).
+        self.producers_forgotten = self.ids_forgotten = 0
         self._kept: list[str] | None = None
         self._is_dying = False
         self._awaited: tuple[int, bool] | None = None
@@ -116,7 +121,23 @@ class Host:
         server = Server(loop, self._route, bounds=BOUNDS, log=log, on_bug=self._found, meters=broker.meters)  # type: ignore[arg-type]
         broker.on_pressure = lambda is_high: server.pause_all() if is_high else server.resume_all()
         self.server = server
+        self._count_forgotten(broker.state)
         self.events.note("host", "the broker is open, life {}", self.starts)
+
+    def _count_forgotten(self, state: State) -> None:
+        """What this life forgets."""
+        putting = state._put
+        producer, transactional_id = putting[ProducerForgotten], putting[TransactionForgotten]
+
+        def forget_producer(row: Any) -> None:
+            self.producers_forgotten += 1
+            producer(row)
+
+        def forget_id(row: Any) -> None:
+            self.ids_forgotten += 1
+            transactional_id(row)
+
+        putting[ProducerForgotten], putting[TransactionForgotten] = forget_producer, forget_id
 
     def _could_not_start(self, error: StorageError) -> None:
         if not (isinstance(self.disk, FileDisk) and self.disk.is_failing):
@@ -288,6 +309,7 @@ class Host:
         """SIGSTOP: the kernel goes on, the process does not."""
         self.events.note("host", "the broker stands still for {} ms", time_us // MS_US)
         self.loop.stopped_until_us = max(self.loop.stopped_until_us, self.events.now_us + time_us)
+        self.paused_us += time_us
 
     def sleep(self, time_us: int) -> None:
         """The machine is suspended: the monotonic clock does not count that. It never goes back: no sleep begins in another."""
@@ -300,6 +322,7 @@ class Host:
         self.jumps += 1
         self.events.note("host", "the clock is set by {} ms", time_us // MS_US)
         self._wall_off_us += time_us
+        self.set_us += abs(time_us)
 
     def _start_after(self, mean_us: int) -> None:
         self.events.at(self.events.about(mean_us), self.start)

@@ -16,7 +16,7 @@ from tests.simulation.client import OFFSETS, Steps
 from tests.simulation.events import MS_US, SECOND_US
 from tests.simulation.history import Copying, Fate, Place, Transaction
 from tests.simulation.producers import Abortable, Transactional
-from tests.simulation.reading import CORRUPT, Reading, fetch, parts_of
+from tests.simulation.reading import CORRUPT, Reading, copies_of, fetch, parts_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -120,11 +120,8 @@ class Member(Transactional, Reading):
         count = self.random.randint(1, 8)
         if len(seen) > count:
             after, seen = seen[count][0], seen[:count]
-        values: dict[Place, list[bytes]] = {}
-        for _, name in seen:
-            values.setdefault(self.random.choice(self.targets), []).append(b"%s~%d" % (name, transaction.number))
         self._positions[place] = after
-        return values, {(GROUP, *place): after}
+        return copies_of(self, seen, transaction), {(GROUP, *place): after}
 
     def who_commits(self) -> dict[str, Any]:
         found: dict[str, Any] = {"generation_id": self.generation, "member_id": self.member_id}

@@ -51,6 +51,8 @@ class Network:
         self.held_us = events.random.choice((150 * MS_US, 500 * MS_US, 3 * SECOND_US))
         self.pipes: dict[Pipe, None] = {}
         self.connected = self.held = self.cut = 0
+        #: The longest that anything was under way to the broker, as far as the network goes.
+        self.lag_us = 0
 
     def heal(self) -> None:
         """No more faults."""
@@ -85,6 +87,7 @@ class Pipe:
         self._is_reading, self._is_read_planned = True, False
         #: What the client has sent since somebody began to hold it; None if nobody does.
         self._kept: list[bytes] | None = None
+        self._kept_since_us = 0
         self.is_end_arrived = False
         self._events.at(self._delay_up(), self._arrive_open)
 
@@ -99,7 +102,10 @@ class Pipe:
             due_us += events.about(network.held_us)
             events.note("network", "holds what {} sends", self._end)
         self._up_us = max(self._up_us, due_us)
-        return self._up_us - events.now_us
+        lag_us = self._up_us - events.now_us
+        if lag_us > network.lag_us:
+            network.lag_us = lag_us
+        return lag_us
 
     def _delay_down(self) -> int:
         network, events = self._network, self._events
@@ -138,11 +144,12 @@ class Pipe:
     def hold(self) -> None:
         """What the client sends from now on arrives when it is let go, not before, nor does the end."""
         if self._kept is None:
-            self._kept = []
+            self._kept, self._kept_since_us = [], self._events.now_us
 
     def let_go(self, end_after_us: int) -> None:
         """What was held arrives now, and the end of the connection, if the client has closed it, so much later."""
         kept, self._kept = self._kept or [], None
+        self._network.lag_us = max(self._network.lag_us, self._events.now_us - self._kept_since_us)
         for data in kept:
             self._events.at(0, self._arrive, data)
         if self._is_client_done:

@@ -14,7 +14,7 @@ from tests.simulation.checkers import Violation
 from tests.simulation.client import COORDINATOR, LEADER, Actor, Ask, Steps
 from tests.simulation.events import MS_US
 from tests.simulation.history import Fate, Place, Transaction, Value
-from tests.support.batches import batch
+from tests.support.batches import Codec, batch
 
 if TYPE_CHECKING:
     from tests.simulation.reasons import Reason
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_MAX = 5
 _UNKNOWN_TOPIC, _NOT_LEADER, _STORAGE, _OUT_OF_ORDER, _INVALID_EPOCH, _INVALID_STATE = 3, 6, 56, 45, 47, 48
+_UNKNOWN_MAPPING = 49
 _LOADING, _NOT_AVAILABLE, _CONCURRENT, _NOT_ATTEMPTED, _FENCED, _ABORTABLE = 14, 15, 51, 55, 90, 120
 _LATE = {_NOT_LEADER, _CONCURRENT}
 RETRIABLE = {_NOT_LEADER, _STORAGE, _LOADING, _NOT_AVAILABLE, _CONCURRENT}
@@ -41,6 +42,10 @@ class Abortable(Exception):
 
 class Fenced(Exception):
     """The broker says that the session is not the newest; it may only have timed out."""
+
+
+class Forgotten(Exception):
+    """The broker knows nothing of the transactional id, or has it under another producer id (rule P8)."""
 
 
 class Fatal(Exception):
@@ -78,6 +83,7 @@ class Producing(Actor):
         self.session = Session()
         self.sessions = 0
         self.patience = 1_000
+        self.codec = Codec.NONE
 
     @property
     def session_name(self) -> str:
@@ -101,7 +107,12 @@ class Producing(Actor):
             sequence=sequence,
             transactional=transaction is not None,
             timestamp_ms=self.world.host.clock_ms(),
+            codec=self.codec,
         )
+        if self.codec:
+            self.world.packed += 1
+            for value in values:
+                value.codec = self.codec
         return Piece(place, values, sequence, data)
 
     def is_fenced(self) -> bool:
@@ -109,6 +120,11 @@ class Producing(Actor):
         return self.transactional_id is not None and self.world.history.is_fenced(
             self.transactional_id, self.session.producer_id, self.session.epoch
         )
+
+    def be_idle(self, share: float) -> Steps:
+        """At times nothing happens for so long that the broker may forget it, where it forgets (rule P8)."""
+        if self.world.memory.is_short and not self.world.is_ending and self.events.chance(share):
+            yield from self.rest(self.world.memory.idle_us())
 
     def write(self, requests: list[list[Piece]]) -> Steps:
         """Send requests of one batch a partition, five in flight, until all are answered."""
@@ -130,6 +146,10 @@ class Producing(Actor):
 
     def _produce(self, pieces: list[Piece]) -> Ask:
         topics: dict[str, list[dict[str, Any]]] = {}
+        if self.world.memory.producer_ms:
+            for piece in pieces:
+                for value in piece.values:
+                    value.is_sent(self.events.now_us)
         for piece in pieces:
             topics.setdefault(piece.place[0], []).append({"index": piece.place[1], "records": piece.data})
         tree = {
@@ -195,11 +215,15 @@ class PlainProducer(Producing):
         while not self.world.is_ending:
             if self.session.producer_id < 0 or self.events.chance(0.1):
                 yield from self._begin()
-            for _ in range(self.random.randint(1, 30)):
-                if self.world.is_ending:
-                    return
-                yield from self.write(self._requests())
-                yield from self.rest(self.world.pace_us)
+            try:
+                for _ in range(self.random.randint(1, 30)):
+                    if self.world.is_ending:
+                        return
+                    yield from self.write(self._requests())
+                    yield from self.rest(self.world.pace_us)
+            except Fatal:
+                yield from self._begin()
+            yield from self.be_idle(0.2)
 
     def start_at(self, producer_id: int, sequences: dict[Place, int]) -> None:
         """Go on with an old session."""
@@ -229,9 +253,19 @@ class PlainProducer(Producing):
         return [b"%s:%d" % (self.name.encode(), number) for number in range(first, self._count)]
 
     def refused(self, piece: Piece, code: int) -> None:
+        if code == _OUT_OF_ORDER and self._may_have_come_late(piece.place):
+            raise Fatal
         raise Violation(
             "lost", f"{piece.values[0].name!r}, sequence {piece.sequence} in {piece.place}, was refused: {code}"
         )
+
+    def _may_have_come_late(self, place: Place) -> bool:
+        """Whether a batch that it had sent again may have come to a partition that had forgotten it, as the last one."""
+        history = self.world.history
+        mine = (
+            value for value in history.values.values() if (value.session, value.place) == (self.session_name, place)
+        )
+        return any(map(history.may_be_doubled, mine))
 
 
 class Forgetful(Producing):
@@ -277,6 +311,9 @@ class Transactional(Producing):
         self.share_split = 0.5
         self.reason: Reason | None = None
         self._open_since_us = -1
+        #: When it has asked for what the broker has last done, and when first for an end that it knows nothing of.
+        self._used_us = self._end_lost_us = -1
+        self._is_registered = False
         if is_tv2:
             self.produce_version, self.init_version, self.add_version = 12, random.choice((4, 5)), -1
             self.offsets_version, self.end_version, self.group_version = 5, 5, -1
@@ -302,6 +339,10 @@ class Transactional(Producing):
                     self.note("is fenced and stops")
                     return
                 is_going_on = True
+            except Forgotten:
+                # Nothing can be open. Java, librdkafka and franz-go ask for another session in the place of theirs, so that a
+                # zombie gets none; older ones end, and are started anew.
+                is_going_on = self.init_version >= 3
             except (Fatal, Abortable):
                 is_going_on = False
                 if self.events.chance(0.3):
@@ -339,7 +380,7 @@ class Transactional(Producing):
         if self.init_version >= 3:
             session = self.session if is_going_on else Session()
             caller = {"producer_id": session.producer_id, "producer_epoch": session.epoch}
-        is_rivalled = False
+        is_rivalled, since_us = False, self.events.now_us
         while True:
             asked = self.world.reasons.asks(self.transactional_id, self)
             reply = yield from self.call(
@@ -365,15 +406,17 @@ class Transactional(Producing):
         self.note("has session {}, {}", reply.producer_id, reply.producer_epoch)
         self.reason = self.world.reasons.given(self.transactional_id, self, asked, is_rivalled=is_rivalled)
         self.world.history.given(self.transactional_id, reply.producer_id, reply.producer_epoch)
+        self._used_us = since_us
         self._closes()
 
     # -- one transaction ----------------------------------------------------------------------------------------------
 
     def _one(self) -> Steps:
         """One transaction; False if there was nothing to do."""
+        yield from self.be_idle(0.05)
         transaction = self.world.history.begin(self.transactional_id)
         self.transactions_begun += 1
-        self._is_registered = False
+        self._is_registered, self._end_lost_us = False, -1
         planned = yield from self.next(transaction)
         if planned is None:
             return False
@@ -416,6 +459,18 @@ class Transactional(Producing):
         open_us = self.events.now_us - self._open_since_us if self._open_since_us >= 0 else 0
         if not is_time_one or open_us < self.transaction_timeout_ms * MS_US * 8 // 10:
             raise Violation("fenced", f"{self.name} can't go on, and nobody has done it; open for {open_us} us")
+
+    def _check_forgotten(self) -> None:
+        """No transactional id is forgotten before its time, nor while its transaction is open (rule P8)."""
+        if self.reason is None or self.reason.is_there():
+            return
+        since_us = self._used_us
+        if self._is_registered:
+            since_us = self._open_since_us + self.transaction_timeout_ms * MS_US
+            if self._end_lost_us >= 0:
+                since_us = min(since_us, self._end_lost_us)
+        if not self.world.memory.may_have_forgotten_id(since_us):
+            raise Violation("forgotten", f"{self.name} uses {self.transactional_id}, and the broker does not know it")
 
     def is_answered(self, api: str) -> None:
         """Something of a transaction is done."""
@@ -472,6 +527,10 @@ class Transactional(Producing):
             raise Fenced
         if code in _ABORT:
             raise Abortable(is_unresolved=True)
+        if code == _UNKNOWN_MAPPING:
+            self.note("is forgotten")
+            self._check_forgotten()
+            raise Forgotten
         self.note("can't go on: {}", code)
         self._check_reason()
         raise Fatal
@@ -541,7 +600,7 @@ class Transactional(Producing):
 
     def _end(self, transaction: Transaction, *, commit: bool) -> Steps:
         """EndTxn until it is answered (rules T5, T6)."""
-        is_any_lost = False
+        is_any_lost, since_us = False, self.events.now_us
         ask = Ask(COORDINATOR, "end_txn", self.end_version, {**self._who(), "committed": commit})
         if commit:
             transaction.fate = Fate.UNKNOWN
@@ -553,6 +612,7 @@ class Transactional(Producing):
             if code == 0:
                 if was_fenced:
                     raise Violation("zombie served", f"{self.name} was fenced, and EndTxn succeeded")
+                self._used_us = since_us
                 self._take_end(transaction, reply, commit=commit)
                 return
             if reply is not None and code not in RETRIABLE:
@@ -563,7 +623,8 @@ class Transactional(Producing):
                     # The broker knows nothing of this transaction: what it is asked to abort is the one before.
                     raise Fatal
                 self._judge(code)
-            is_any_lost = is_any_lost or reply is None
+            if reply is None:
+                is_any_lost, self._end_lost_us = True, since_us
             yield from self.rest(min(tried + 1, 10) * 20 * MS_US)
         raise Fatal
 

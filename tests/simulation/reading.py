@@ -17,6 +17,7 @@ from tests.simulation.producers import Transactional
 from tests.support.batches import Batch, batches
 
 if TYPE_CHECKING:
+    from tests.simulation.members import Member
     from tests.simulation.world import World
 
 _OUT_OF_RANGE, CORRUPT, UNKNOWN_TOPIC, _UNSTABLE = 1, 2, 3, 88
@@ -195,6 +196,21 @@ class Consumer(Reading):
             self._go_to(place, start)
 
 
+def copies_of(
+    copier: Copier | Member, seen: Iterable[tuple[int, bytes]], transaction: Transaction
+) -> dict[Place, list[bytes]]:
+    """The names of the copies, by target. What is there twice has two copies."""
+    values: dict[Place, list[bytes]] = {}
+    names: set[bytes] = set()
+    for offset, name in seen:
+        copy = b"%s~%d" % (name, transaction.number)
+        if copy in names:
+            copy = b"%s.%d" % (copy, offset)
+        names.add(copy)
+        values.setdefault(copier.random.choice(copier.targets), []).append(copy)
+    return values
+
+
 class Copier(Transactional, Reading):
     """Consume, process, produce: copies a partition, with its group's offset in each transaction."""
 
@@ -244,11 +260,7 @@ class Copier(Transactional, Reading):
         count = self.random.randint(1, 8)
         if len(seen) > count:
             after, seen = seen[count][0], seen[:count]
-        values: dict[Place, list[bytes]] = {}
-        for _, name in seen:
-            copy = b"%s~%d" % (name, transaction.number)
-            values.setdefault(self.random.choice(self.targets), []).append(copy)
-        return values, {(self.group, *self.source): after}
+        return copies_of(self, seen, transaction), {(self.group, *self.source): after}
 
     def _committed(self) -> Steps:
         """The group's offset; what a fresh instance begins with."""

@@ -11,13 +11,14 @@ from tests.simulation.checkers import (
     Floors,
     Violation,
     Written,
+    check_codecs,
     check_everything,
     check_nothing_left,
     compacted_log,
     final_log,
 )
 from tests.simulation.history import Copying, Fate, History, Place, key_of
-from tests.support.batches import batch, batches
+from tests.support.batches import Codec, batch, batches
 
 IN, OUT = ("in", 0), ("out", 0)
 
@@ -303,6 +304,47 @@ def test_who_has_come_to_its_end_has_left_nothing() -> None:
     found = check_nothing_left(scene.history, scene.logs, scene.offsets)
     assert [one.kind for one in found] == ["left behind"]
     assert check_nothing_left(scene.history, scene.logs, {("group", IN): 2}) == []
+
+
+def test_what_was_sent_again_too_late_may_be_there_twice() -> None:
+    """P8: and nothing else. Its copies are as many."""
+    scene = Scene()
+    write_twice(scene)
+    copy_twice(scene)
+    scene.offsets["group", IN] = 3
+    scene.history.send(b"b~3", OUT, "group/1", scene.committed)
+    scene.logs[OUT].records.append(Written(5, b"b~3", Fate.COMMITTED))
+    scene.reader.end, scene.reader.seen = 6, [(0, b"a~0"), (4, b"a~2"), (5, b"b~3")]
+    value, lag_us = scene.history.values[b"a"], 0
+    scene.history.lag_us = lambda: lag_us
+    value.is_sent(1_000)
+    value.is_sent(1_900)
+    assert "twice" in scene.found()
+    scene.history.forgotten_after_us = 1_000
+    assert "twice" in scene.found()
+    lag_us = 100
+    assert scene.found() == []
+    scene.offsets["group", IN] = 2
+    assert scene.found() == ["twice"]
+
+
+def test_what_comes_too_late_is_left_behind_by_nobody() -> None:
+    scene = Scene()
+    scene.offsets["group", IN] = 2
+    write_twice(scene)
+    assert [one.kind for one in check_nothing_left(scene.history, scene.logs, scene.offsets)] == ["left behind"]
+    scene.history.forgotten_after_us = 1
+    scene.history.values[b"a"].is_sent(1)
+    scene.history.values[b"a"].is_sent(2)
+    assert check_nothing_left(scene.history, scene.logs, scene.offsets) == []
+
+
+def test_what_its_producer_has_compressed_stays_so() -> None:
+    history = History()
+    history.send(b"a", IN, "plain/1").codec = Codec.SNAPPY_XERIAL
+    for codec in Codec:
+        found = [one.kind for one in check_codecs(history, IN, batches(batch([b"a"], codec=codec)))]
+        assert found == ([] if codec is Codec.SNAPPY_XERIAL else ["packed otherwise"])
 
 
 def test_a_producer_is_idle_when_what_it_has_opened_is_over() -> None:

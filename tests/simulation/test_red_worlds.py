@@ -26,12 +26,13 @@ from tests.support.batches import batches
 from oncelog.broker import fetching
 from oncelog.broker.apis import produce
 from oncelog.broker.lane import Lane
-from oncelog.engine import compaction, partitions, transactions
+from oncelog.engine import compaction, partitions, retention, transactions
 from oncelog.engine.compaction import Sweep
 from oncelog.engine.connections import Connections
 from oncelog.engine.decision import Append, Decision, Visible, Written
 from oncelog.engine.groups.offsets import GroupOffsets
 from oncelog.engine.state import Log, State
+from oncelog.model import rewriting
 from oncelog.model.batch import control_batch, control_header, stamp
 from oncelog.model.errors import DamagedRecords, ErrorCode, Refusal, StorageError
 from oncelog.model.header import BatchHeader
@@ -189,6 +190,22 @@ def forget_a_row(patch: Patch) -> None:
     patch.setattr(State, "finish_recovery", lambda state: state.offsets.committed.clear())
 
 
+def forget_before_time(patch: Patch) -> None:
+    """Transactional ids go at the first look."""
+    patch.setattr(retention, "_is_idle", lambda row, now_ms, expiration_ms: row.state is not TransactionState.ONGOING)
+
+
+def unpack(patch: Patch) -> None:
+    """What compaction writes again is not compressed any more."""
+    packing = rewriting.packed
+    patch.setattr(
+        rewriting,
+        "packed",
+        lambda header, records: packing(header._replace(attributes=header.attributes & ~7), records),
+    )
+    patch.setattr(rewriting, "_compressed", lambda compression, records, before: records)
+
+
 def miscount(patch: Patch) -> None:
     counting = FileStorage.bytes_retained
     patch.setattr(FileStorage, "bytes_retained", lambda storage, log: counting(storage, log) + 1)
@@ -341,6 +358,8 @@ RED: dict[str, Callable[[Patch], None]] = {
     "damaged": cry_wolf,
     "live is not replayed": forget_a_row,
     "gap": miscount,
+    "forgotten": forget_before_time,
+    "packed otherwise": unpack,
     "let in": take_any_sequence,
 }
 

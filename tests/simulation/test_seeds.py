@@ -12,7 +12,7 @@ from tests.simulation.__main__ import kept_seeds, run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Enough for each kind of fault and client to be there often.
-SEEDS = range(1, 21)
+SEEDS = range(1, 25)
 STEPS = 4_000
 
 

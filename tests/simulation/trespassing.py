@@ -15,8 +15,9 @@ from tests.simulation.checkers import Violation
 from tests.simulation.client import ADMIN, COORDINATOR, LEADER, OFFSETS, Actor, Steps
 from tests.simulation.events import MS_US
 from tests.simulation.history import Fate, Place, Transaction
+from tests.simulation.packing import ZSTD_VERSION
 from tests.simulation.producers import RETRIABLE
-from tests.support.batches import batch
+from tests.support.batches import Codec, batch
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -39,6 +40,7 @@ class Trespasser(Actor):
         self._id = ""
         self._transaction: Transaction | None = None
         self._before: tuple[int, ...] = ()
+        self._begun_us = 0
 
     def run(self) -> Steps:
         acts = (
@@ -48,6 +50,8 @@ class Trespasser(Actor):
             *(self._ask_again, self._abort_nothing, self._come_back_late),
             *(self._offsets_unasked, self._offsets_overtaken, self._offsets_unstable),
         )
+        if self.world.packing.is_there:
+            acts = (*acts, self._pack_too_new, *([self._pack_without_keys] if self.world.history.compacted else []))
         while not self.world.is_ending:
             yield from self._try(self.random.choice(acts))
             yield from self.rest(10 * self.world.pace_us)
@@ -59,6 +63,7 @@ class Trespasser(Actor):
         """By a producer of its own."""
         self._count += 1
         self._id, self._transaction, self._before = f"{self.name}.{self._count}", None, self._events_so_far()
+        self._begun_us = self.events.now_us
         try:
             yield from act(self.random.choice(self._places))
         except Unknown:
@@ -71,7 +76,14 @@ class Trespasser(Actor):
         host = self.world.host
         return self.world.reasons.operators, host.reboots, host.jumps, host.slept_us
 
-    def _refused(self, what: str, code: int) -> None:
+    def _is_remembered(self) -> bool:
+        """Whether no partition can have forgotten what this act has written (rule P8)."""
+        return not self.world.memory.may_have_forgotten_producer(self._begun_us)
+
+    def _refused(self, what: str, code: int, *, by_memory: bool = False) -> None:
+        """``by_memory``: only who remembers the producer can know that it is wrong."""
+        if code == 0 and by_memory and not self._is_remembered():
+            raise Unknown
         if code == 0:
             raise Violation("let in", f"{self.name}: {what}, and nobody minded")
         if code in RETRIABLE:
@@ -79,7 +91,8 @@ class Trespasser(Actor):
 
     def _allowed(self, what: str, code: int) -> None:
         """Unless something has happened that explains it."""
-        if code and code not in RETRIABLE and self._before == self._events_so_far():
+        is_known = not self.world.memory.may_have_forgotten_id(self._begun_us)
+        if code and code not in RETRIABLE and is_known and self._before == self._events_so_far():
             raise Violation("let in", f"{self.name}: {what}, and was refused: {code}")
         if code:
             raise Unknown
@@ -147,6 +160,7 @@ class Trespasser(Actor):
         version: int = 0,
         count: int = 1,
         bad: bool = False,
+        codec: Codec = Codec.NONE,
     ) -> Steps:
         """The code, the base offset, and the first value. ``bad``: it must never be written."""
         names = [b"%s:%d" % (self._id.encode(), self._values + number) for number in range(count)]
@@ -154,13 +168,29 @@ class Trespasser(Actor):
         for name in names:
             transaction = self._transaction if version else None
             self.world.history.send(name, place, f"{self._id}/{session[1]}", transaction, is_zombie=bad)
-        code, offset = yield from self._send(names, session, place, sequence, version=version)
+        is_remembered = not self.world.memory.producer_ms
+        try:
+            code, offset = yield from self._send(names, session, place, sequence, version=version, codec=codec)
+            is_remembered = self._is_remembered()
+        finally:
+            # If there is no answer it may come late.
+            for name in names:
+                self.world.history.values[name].is_zombie &= is_remembered
         return code, offset, names[0]
 
     def _send(
-        self, names: Sequence[bytes], session: tuple[int, int], place: Place, sequence: int, *, version: int = 0
+        self,
+        names: Sequence[bytes],
+        session: tuple[int, int],
+        place: Place,
+        sequence: int,
+        *,
+        version: int = 0,
+        codec: Codec = Codec.NONE,
     ) -> Steps:
         producer_id, epoch = session
+        for name in names:
+            self.world.history.values[name].is_sent(self.events.now_us)
         data = batch(
             names,
             producer_id=producer_id,
@@ -168,11 +198,13 @@ class Trespasser(Actor):
             sequence=sequence,
             transactional=version > 0,
             timestamp_ms=self.world.host.clock_ms(),
+            codec=codec,
         )
+        is_zstd_too_new = codec is Codec.ZSTD and not version
         reply = yield from self._asks(
             LEADER,
             "produce",
-            version or 9,
+            version or (ZSTD_VERSION - 1 if is_zstd_too_new else 9),
             transactional_id=self._id if version else None,
             acks=-1,
             timeout=30_000,
@@ -214,13 +246,13 @@ class Trespasser(Actor):
         session = yield from self._begin(is_plain=True)
         yield from self._written(session, place, 0)
         code, *_ = yield from self._produce(session, place, 2, bad=True)
-        self._refused("sequence 2 came after 0", code)
+        self._refused("sequence 2 came after 0", code, by_memory=True)
 
     def _overlap(self, place: Place) -> Steps:
         session = yield from self._begin(is_plain=True)
         yield from self._written(session, place, 0)
         code, *_ = yield from self._produce(session, place, 0, count=2, bad=True)
-        self._refused("sequences 0 to 1 came after 0", code)
+        self._refused("sequences 0 to 1 came after 0", code, by_memory=True)
 
     def _repeat_too_late(self, place: Place) -> Steps:
         session = yield from self._begin(is_plain=True)
@@ -228,12 +260,13 @@ class Trespasser(Actor):
             yield from self._written(session, place, sequence)
         first = b"%s:%d" % (self._id.encode(), self._values - 6)
         code, _ = yield from self._send([first], session, place, 0)
-        self._refused("sequence 0 came again after 0 to 5", code)
+        self._refused("sequence 0 came again after 0 to 5", code, by_memory=True)
 
     def _begin_high(self, place: Place) -> Steps:
         session = yield from self._begin(is_plain=True)
+        self._begun_us -= self.world.memory.age_us
         code, *_ = yield from self._produce(session, place, 7, bad=True)
-        self._refused("sequence 7 was the first of a new producer", code)
+        self._refused("sequence 7 was the first of a new producer", code, by_memory=True)
 
     def _begin_again(self, place: Place) -> Steps:
         """A new epoch begins at 0 again: these are no repetitions. The checkers of the end see to it."""
@@ -243,6 +276,20 @@ class Trespasser(Actor):
             yield from self._written(session, place, 1, version=_TV1)
             yield from self._ended(session, commit=True)
 
+    # -- compressed batches (rule P4, KIP-110) ------------------------------------------------------------------------
+
+    def _pack_too_new(self, place: Place) -> Steps:
+        session = yield from self._begin(is_plain=True)
+        code, *_ = yield from self._produce(session, place, 0, bad=True, codec=Codec.ZSTD)
+        self._refused("zstd came by a Produce that does not know it", code)
+
+    def _pack_without_keys(self, _: Place) -> Steps:
+        session = yield from self._begin(is_plain=True)
+        place = self.random.choice(self.world.places(*self.world.history.compacted))
+        codec = self.world.packing.any_codec(ZSTD_VERSION - 1)
+        code, *_ = yield from self._produce(session, place, 0, bad=True, codec=codec)
+        self._refused("a compressed record without a key came to a compacted topic", code)
+
     # -- epochs and transactions (rules P2, P6, P7, T5-T8, T11) -------------------------------------------------------
 
     def _use_an_old_epoch(self, place: Place) -> Steps:
@@ -250,7 +297,7 @@ class Trespasser(Actor):
         yield from self._opened(session, place)
         yield from self._begin()
         code, *_ = yield from self._produce(session, place, 0, bad=True)
-        self._refused("a batch of an old epoch came behind the marker that fences it", code)
+        self._refused("a batch of an old epoch came behind the marker that fences it", code, by_memory=True)
 
     def _write_plainly(self, place: Place) -> Steps:
         session = yield from self._begin()
@@ -323,7 +370,8 @@ class Trespasser(Actor):
         session = yield from self._begin()
         _, first = yield from self._go_on(session)
         code, second = yield from self._go_on(session)
-        if code == 0 and first != second and self._before == self._events_so_far():
+        is_known = not self.world.memory.may_have_forgotten_id(self._begun_us)
+        if code == 0 and first != second and is_known and self._before == self._events_so_far():
             raise Violation("let in", f"{self.name} has {session}, was given {first}, and when it asked again {second}")
 
     def _abort_nothing(self, _: Place) -> Steps:

@@ -18,6 +18,7 @@ from tests.simulation.checkers import (
     FinalLog,
     Floors,
     Violation,
+    check_codecs,
     check_everything,
     check_nothing_left,
     compacted_log,
@@ -26,10 +27,12 @@ from tests.simulation.checkers import (
 from tests.simulation.client import ADMIN, Actor, Steps
 from tests.simulation.disk import FileDisk
 from tests.simulation.events import MS_US, SECOND_US, Events
+from tests.simulation.forgetting import Memory
 from tests.simulation.history import Fate, History, Place, Transaction
 from tests.simulation.host import Host
 from tests.simulation.members import GROUP, TARGET, Member, ModernMember
-from tests.simulation.producers import Forgetful, PlainProducer, Transactional, Writer
+from tests.simulation.packing import Packing
+from tests.simulation.producers import Forgetful, PlainProducer, Producing, Transactional, Writer
 from tests.simulation.reading import UNKNOWN_TOPIC, Consumer, Copier, fetch, parts_of, shown_of, values_of
 from tests.simulation.reasons import Reasons
 from tests.simulation.threads import installed
@@ -69,10 +72,14 @@ class World:
         self.fault_us = random.choice((20, 20, 60, 60, 200, 200, 1_000, 10**9)) * MS_US
         self.is_ending = False
         self.retention_ms = random.choice((-1, -1, 1_000))
+        self.memory = Memory(seed)
+        self.packed = 0
         #: Settings of the compacted topic, if there is one.
         self.compaction = self._draw_compaction()
+        self.packing = Packing(seed, has_compaction=bool(self.compaction))
         self.disk = FileDisk(self.events)
-        self.host = Host(self.events, self._draw_configs(), self.disk)
+        self.host = Host(self.events, self._draw_configs() | self.memory.configs(), self.disk)
+        self._prepare_to_forget()
         self.reasons = Reasons(self.host)
         self._member_kind = random.choice((None, Member, ModernMember))
         self._hold_us = random.choice((30, 100, 1_000)) * MS_US
@@ -95,6 +102,11 @@ class World:
         self.disk.sync_us, self.disk.share_slow = 100, 0.0
         self.host.network.share_cut = self.host.network.share_held = 0.0
         self.host.network.delay_us = 300
+
+    def _prepare_to_forget(self) -> None:
+        self.memory.host = self.host
+        self.history.forgotten_after_us = self.memory.producer_ms * MS_US
+        self.history.lag_us = self.memory.lag_us
 
     def _draw_configs(self) -> dict[str, str]:
         return {
@@ -225,6 +237,8 @@ class World:
         """Somebody begins to act."""
         if self._is_about_late_requests and isinstance(actor, Transactional) and self.events.chance(0.3):
             actor.late = LateRequest(actor, "init_producer_id")
+        if isinstance(actor, Producing):
+            actor.codec = self.packing.codec_for(actor.produce_version)
         self.actors.append(actor)
         actor.begin()
 
@@ -398,6 +412,9 @@ class World:
             "requests held": self.late,
             "clock jumps": host.jumps,
             "connections cut": network.cut,
+            "producers forgotten": host.producers_forgotten,
+            "transactional ids forgotten": host.ids_forgotten,
+            "batches compressed": self.packed,
             "messages held": network.held,
         }
 
@@ -478,6 +495,7 @@ class World:
         auditor = Auditor(self, "auditor")
         self._do(auditor, auditor.read_all())
         found = check_everything(self.history, self.floors, self.logs, auditor.offsets)
+        found += auditor.packed_otherwise
         found += check_nothing_left(self.history, self.logs, auditor.offsets)
         if found:
             raise found[0]
@@ -505,6 +523,7 @@ class Auditor(Actor):
         super().__init__(world, name)
         self.timeout_us = 30 * SECOND_US
         self.offsets: dict[tuple[str, Place], int] = {}
+        self.packed_otherwise: list[Violation] = []
 
     def read_all(self) -> Steps:
         for place in self.world.places():
@@ -519,6 +538,7 @@ class Auditor(Actor):
             # First what counts: what compaction takes meanwhile is missing from all that is there then.
             visible = (yield from self._all_of(place, start, isolation=1)).seen
             everything = yield from self._all_of(place, start, isolation=0)
+            self.packed_otherwise += check_codecs(self.world.history, place, everything.batches)
             offsets = {offset for offset, _ in visible}
             log = self.world.logs[place] = compacted_log(start, everything.end, everything.batches, offsets)
             if self.world.history.are_tombstones_fleeting:
@@ -526,6 +546,7 @@ class Auditor(Actor):
             return
         everything = yield from self._all_of(place, start, isolation=0)
         if everything is not None:
+            self.packed_otherwise += check_codecs(self.world.history, place, everything.batches)
             self.world.logs[place] = final_log(start, everything.end, everything.batches)
 
     def _all_of(self, place: Place, at: int, *, isolation: int) -> Steps:

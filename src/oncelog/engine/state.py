@@ -53,8 +53,10 @@ from oncelog.model.rows import (
     TransactionState,
 )
 
-#: How exactly, and for how many steps, the times of producer ids are remembered (rule D6).
+#: How exactly, and for how many steps, the times of producer ids are remembered (rule D6): to a minute, or to an eighth of the
+#: time after which a producer is forgotten where that is shorter.
 _MARK_MS: Final = 60_000
+_MARKS_IN_EXPIRATION: Final = 8
 _MARKS_MAX: Final = 4_096
 
 
@@ -323,7 +325,8 @@ class State:
 
     def _put_producer_ids(self, row: ProducerIds, now_ms: int) -> None:
         marks = self.producer_id_marks
-        if row.next > self.producer_id_next and (not marks or now_ms - marks[-1][1] >= _MARK_MS):
+        step_ms = min(_MARK_MS, self.settings.producer_expiration_ms // _MARKS_IN_EXPIRATION)
+        if row.next > self.producer_id_next and (not marks or now_ms - marks[-1][1] >= step_ms):
             marks.append((self.producer_id_next, now_ms))
             del marks[:-_MARKS_MAX]
         self.producer_id_next = max(self.producer_id_next, row.next)

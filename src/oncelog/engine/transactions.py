@@ -81,7 +81,7 @@ def decide_init(
         raise Refusal(ErrorCode.INVALID_REQUEST, "producer id without epoch, or epoch without producer id")
     before = state.transactions.get(transactional_id)
     if before is None:
-        return _first_session(state, transactional_id, timeout_ms, client_address, now_ms)
+        return _first_session(state, transactional_id, timeout_ms, caller, client_address, now_ms)
     code_fenced = ErrorCode.PRODUCER_FENCED if version >= INIT_FENCED_VERSION else ErrorCode.INVALID_PRODUCER_EPOCH
     if caller.producer_id >= 0:
         repeated = _check_caller(before, caller, code_fenced)
@@ -90,17 +90,25 @@ def decide_init(
     return _next_session(state, before, timeout_ms, caller, client_address, now_ms)
 
 
-def _first_session(state: State, transactional_id: str, timeout_ms: int, client_address: str, now_ms: int) -> Decision:
-    """A transactional id that is new, or that expired: what the caller had does not matter, as in Kafka."""
+def _first_session(
+    state: State, transactional_id: str, timeout_ms: int, caller: Session, client_address: str, now_ms: int
+) -> Decision:
+    """A transactional id that is new, or that expired: what the caller had does not matter, as in Kafka.
+
+    Differs: it is remembered, so that the caller may ask again if the answer is lost (rules T3, T9); Kafka fences it then.
+    """
     if len(state.transactions) >= TRANSACTIONAL_IDS_MAX:
         raise Refusal(ErrorCode.POLICY_VIOLATION, _TOO_MANY_IDS)
     session = Session(state.producer_id_next, Epoch(0))
+    is_free = 0 <= caller.producer_id < session.producer_id and caller.producer_id not in state.transaction_of
     row = Transaction(
         transactional_id,
         session.producer_id,
         session.epoch,
         timeout_ms,
         TransactionState.EMPTY,
+        previous_producer_id=caller.producer_id if is_free else NO_PRODUCER,
+        last_epoch=caller.epoch if is_free else NO_EPOCH,
         updated_ms=now_ms,
         client_address=client_address,
     )
@@ -249,7 +257,7 @@ def _is_retry(transaction: Transaction, session: Session) -> bool:
     """
     is_same = session.producer_id == transaction.producer_id
     is_previous = session.producer_id == transaction.previous_producer_id and transaction.epoch == 0
-    if not (is_same or is_previous) or session.epoch < 0:
+    if not (is_same or is_previous) or session.epoch < 0 or (is_same and session.epoch == transaction.epoch):
         return False
     if session.epoch == transaction.last_epoch:
         return True

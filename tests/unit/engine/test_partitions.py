@@ -7,6 +7,7 @@ from tests.unit.engine.world import NOBODY, TV2, World, client_batch, everything
 
 from oncelog.engine.decision import Level
 from oncelog.engine.partitions import decide_append
+from oncelog.engine.state import State
 from oncelog.engine.transactions import Session, decide_marker
 from oncelog.model.batch import check_batch, read_header
 from oncelog.model.errors import ErrorCode, Refusal
@@ -112,6 +113,18 @@ class TestSequences:
         for state in (world.replayed(), world.checkpointed()):
             again = World(state, world.now_ms)
             assert refusal(again.produce, session, 7) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+
+    @pytest.mark.parametrize("expiration_ms", [1, 900, 60_000])
+    def test_so_it_must_where_producers_are_soon_forgotten(self, expiration_ms: int) -> None:
+        """D6: a young producer id is known to be young, whenever the one before was given out."""
+        world = World(State({"producer.id.expiration.ms": str(expiration_ms)}))
+        world.topic()
+        for _ in range(20):
+            session = idempotent(world)
+            assert refusal(world.produce, session, 7) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+            world.now_ms += max(1, expiration_ms // 10)
+        world.now_ms += expiration_ms
+        assert world.produce(session, 7).offset_base == 0
 
     def test_an_idle_producer_may_go_on_anywhere(self, world: World) -> None:
         """D6, TV1: its state here may have expired, or the topic was made again."""

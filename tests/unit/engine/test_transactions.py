@@ -11,7 +11,7 @@ from oncelog.engine.transactions import Session
 from oncelog.model.batch import control_batch
 from oncelog.model.errors import ErrorCode
 from oncelog.model.ids import EPOCH_MAX, Epoch, ProducerId
-from oncelog.model.rows import GroupOffset, PendingOffset, Transaction, TransactionState
+from oncelog.model.rows import GroupOffset, PendingOffset, Transaction, TransactionForgotten, TransactionState
 
 FENCED, OLD_EPOCH = ErrorCode.PRODUCER_FENCED, ErrorCode.INVALID_PRODUCER_EPOCH
 MAPPING, STATE = ErrorCode.INVALID_PRODUCER_ID_MAPPING, ErrorCode.INVALID_TXN_STATE
@@ -119,6 +119,42 @@ class TestInit:
     def test_an_expired_id_starts_afresh(self, world: World) -> None:
         """T3, T9: as Kafka, a client whose transactional id was forgotten goes on with a new producer id."""
         assert world.init(caller=Session(ProducerId(999), Epoch(5))) == (1, 0)
+
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_the_session_after_expiry_may_be_asked_for_again(self, world: World, restart: bool) -> None:
+        """T3, T9: the answer was lost. Another epoch of the old producer id is another instance."""
+        world.init("other")
+        old = world.init()
+        other, last = world.init(), world.init(caller=Session(old.producer_id, Epoch(1)))
+        world.apply(Decision((TransactionForgotten("x"),)))
+        fresh = world.init(caller=last)
+        if restart:
+            world.state = world.replayed()
+        assert world.init(caller=last) == fresh == (3, 0)
+        assert refusal(world.init, caller=other) is FENCED
+        assert refusal(world.init, caller=old) is FENCED
+        world.init()
+        assert refusal(world.init, caller=last) is FENCED
+
+    @pytest.mark.parametrize("version", [3, 5])
+    def test_the_session_after_expiry_is_as_good_as_any(self, world: World, version: int) -> None:
+        """T5, T6: though the epoch before it, of another producer id, was the same."""
+        old = world.init()
+        world.apply(Decision((TransactionForgotten("x"),)))
+        session = world.init(caller=old)
+        for commit in (True, False):
+            world.add(session, world.log())
+            world.produce(session, 0 if commit or version >= 5 else 1, transactional_id="x", version=TV2)
+            session = world.end(session, commit=commit, version=version)
+            assert row(world).state is (TransactionState.COMPLETE_COMMIT if commit else TransactionState.COMPLETE_ABORT)
+        assert session == (2, 2 if version >= 5 else 0)
+
+    def test_a_session_of_another_id_is_not_taken_over(self, world: World) -> None:
+        """T3: what a caller says that it had may be somebody's."""
+        other = world.init("other")
+        fresh = world.init(caller=other)
+        assert row(world).previous_producer_id == -1
+        assert world.state.transaction_of == {other.producer_id: "other", fresh.producer_id: "x"}
 
 
 class TestAdd:
