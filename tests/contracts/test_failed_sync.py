@@ -110,6 +110,72 @@ def test_what_a_failed_sync_was_to_write_is_written_at_the_next_start(simulated:
     machine.check()
 
 
+def close_by_syncing(machine: Machine) -> None:
+    """The last sync fails."""
+    machine.storage.append(Entry(b"%d" % machine.count, [batch(1, machine.count, 1500)]))
+    machine.count += 1
+    machine.life.process.plan = Plan(("fdatasync",), 0, errno.EIO)
+
+
+def close_while_a_sync_fails(machine: Machine) -> None:
+    """The sync fails before that, and the owner has not heard of it."""
+    close_by_syncing(machine)
+    machine.storage.flush()
+    machine.storage.sync_soon()
+    while not machine.storage._untold:
+        machine.events.step()
+    assert not machine.failures
+    assert "/d/boot" not in machine.tree.files, "the process may be killed now"
+
+
+def close_by_settling(machine: Machine) -> None:
+    """The last checkpoint can't be made safe."""
+    machine.life.process.plan = Plan(("fsync",), 0, errno.EIO)
+
+
+@pytest.mark.parametrize("fail", [close_by_syncing, close_while_a_sync_fails, close_by_settling])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_failed_sync_at_the_stop_counts_and_is_told(simulated: None, fail: Any, seed: int) -> None:
+    """An orderly stop in which something could not be made safe is none; the next start knows of it."""
+    machine = Machine(seed)
+    machine.start()
+    for _ in range(3):
+        machine.write()
+    fail(machine)
+    with pytest.raises(StorageError):
+        machine.storage.close()
+    machine.kill()
+    assert "/d/boot" not in machine.tree.files
+    machine.check()
+    machine.write()
+    machine.kill()
+    machine.tree.lose_power()
+    machine.check()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_settling_that_fails_while_the_storage_stops_counts_too(simulated: None, seed: int) -> None:
+    """Its thread is the only one that knows; what it failed to write is not written by the last sync either."""
+    machine = Machine(seed)
+    machine.start()
+    for _ in range(3):
+        machine.write()
+    machine.storage.append(Entry(b"%d" % machine.count, [batch(1, machine.count, 1500)]))
+    machine.count += 1
+    machine.storage.flush()
+    machine.life.process.plan = Plan(("fdatasync",), 0, errno.EIO)
+    machine.storage.settle()
+    while not machine.life.process.is_failed:
+        machine.events.step()
+    machine.storage.close()
+    machine.kill()
+    machine.check()
+    machine.write()
+    machine.kill()
+    machine.tree.lose_power()
+    machine.check()
+
+
 def test_a_failed_sync_at_the_start_counts_too(simulated: None) -> None:
     """What a killed process has left unsynced is synced at the start; if that fails, the next start must know it."""
     machine = Machine(1)

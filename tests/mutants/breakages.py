@@ -555,9 +555,27 @@ STORAGE = [
     ),
     Breakage(
         "D2 a failed sync is forgotten by the next start",
-        "storage/files.py",
-        "            self._folder.forget_boot()\n",
+        "storage/folder.py",
+        "            (self.path / _BOOT_FILE).unlink(missing_ok=True)\n",
         "            return\n",
+    ),
+    Breakage(
+        "D2 a sync that fails at the stop is not told",
+        "storage/files.py",
+        "                if self._untold is not None:\n",
+        "                if False:\n",
+    ),
+    Breakage(
+        "D2 a failed sync is noted only when the loop hears of it",
+        "storage/files.py",
+        "                self._folder.forget_boot(failure)\n                self._failure = self._untold = failure\n",
+        "                self._failure = self._untold = failure\n",
+    ),
+    Breakage(
+        "D2 a settling that fails at the stop is forgotten",
+        "storage/settling.py",
+        "            self._folder.forget_boot(error)\n            round_.outcome = error\n",
+        "            round_.outcome = error\n",
     ),
     Breakage(
         "D2 a restart of the machine is not noticed",

@@ -79,6 +79,8 @@ class FileStorage(Reading):
         self._notify: Notify | None = None
         self._post: Callable[[Callable[[], None]], object] | None = None
         self._failure: StorageError | None = None
+        #: It, until the owner is told.
+        self._untold: StorageError | None = None
         self._targets: queue.SimpleQueue[_Target | GivenUp | None] = queue.SimpleQueue()
         self._syncer: threading.Thread | None = None
         self._is_boot_kept = False
@@ -210,7 +212,7 @@ class FileStorage(Reading):
             sync_folder(self._folder.segments)
             sync_folder(self._folder.path)
         except OSError as error:
-            self._forget_boot(error)
+            self._folder.forget_boot(error)
             raise
 
     def _remove_remains(self, *, is_anything_known: bool) -> None:
@@ -310,7 +312,9 @@ class FileStorage(Reading):
             failure.__cause__ = error
         finally:
             if failure is not None:
-                self._failure = failure
+                # At once, and here: the loop may have ended, or the process may be killed before it hears of it.
+                self._folder.forget_boot(failure)
+                self._failure = self._untold = failure
                 self._tell(partial(self._failed, failure))
 
     def _sync_asked(self) -> None:
@@ -360,15 +364,8 @@ class FileStorage(Reading):
         if self._notify is not None:
             self._notify.synced(position)
 
-    def _forget_boot(self, failure: BaseException) -> None:
-        """After a sync that has failed: the next start must not count on what was written (rule D2)."""
-        try:
-            self._folder.forget_boot()
-        except OSError as error:
-            failure.add_note(f"The boot id could not be removed: {error}")
-
     def _failed(self, failure: StorageError) -> None:
-        self._forget_boot(failure)
+        self._untold = None
         if self._notify is not None:
             self._notify.failed(failure)
 
@@ -497,7 +494,7 @@ class FileStorage(Reading):
             self._notify.relieved()
 
     def _settle_failed(self, failure: StorageError) -> None:
-        self._forget_boot(failure)
+        self._folder.forget_boot(failure)
         if self._failure is None:
             self._failure = failure
             if self._notify is not None:
@@ -508,12 +505,17 @@ class FileStorage(Reading):
             self._notify.damaged(*damage)
 
     def close(self) -> None:
-        """See the contract. After a failure, only releases the folder."""
+        """See the contract. After a failure, only releases the folder; one that nobody was told of yet is raised."""
         try:
             if self._syncer is not None:
                 self._end_threads()
+                if self._untold is not None:
+                    raise self._untold
                 if self._failure is None:
                     self._settler.finish(self._written)
+        except StorageError as failure:
+            self._folder.forget_boot(failure)
+            raise
         finally:
             self._release()
 

@@ -143,9 +143,12 @@ class Folder:
         """Say that the folder is in use in this boot. Raises OSError."""
         write_whole(self.path / _BOOT_FILE, _boot_id())
 
-    def forget_boot(self) -> None:
-        """After a failed sync the kernel may have lost what was written: the next start must not count on it."""
-        (self.path / _BOOT_FILE).unlink(missing_ok=True)
+    def forget_boot(self, failure: BaseException) -> None:
+        """After a failed sync the kernel may have lost what was written: the next start must not count on it (rule D2)."""
+        try:
+            (self.path / _BOOT_FILE).unlink(missing_ok=True)
+        except OSError as error:
+            failure.add_note(f"The boot id could not be removed: {error}")
 
 
 def why(error: OSError) -> str:

@@ -415,6 +415,8 @@ class Settler:
         except Abandoned:
             return
         except StorageError as error:
+            # At once, and here: the loop hears nothing any more if it is closing.
+            self._folder.forget_boot(error)
             round_.outcome = error
         finally:
             if not round_.is_done and round_.outcome is None and not self._is_closing:
