@@ -192,19 +192,28 @@ def test_a_full_disk_ends_the_application_and_costs_nothing(
     assert_counted(broker.bootstrap, target, fed * 2)
 
 
+class Unreadable:
+    """In place of a connection: nothing can be read."""
+
+    def execute(self, *_: object) -> object:
+        raise sqlite3.OperationalError("disk I/O error")
+
+
 def test_state_that_can_not_be_read_makes_no_dead_letters(
     broker: Broker, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is at fault, not the record."""
+    """The disk is at fault, not the record; all else of the file could go on."""
     name, source, target = make(broker.bootstrap, unique)
     dead = create_topic(broker.bootstrap, unique("dead"))
     feed(broker.bootstrap, source, ["x", "y", "bad", "z"])
     real = FileTable.get
 
     def get(self: FileTable, key: bytes) -> bytes | None:
-        if key.endswith(b"bad"):
-            self._connection.close()
-        return real(self, key)
+        if not key.endswith(b"bad"):
+            return real(self, key)
+        with monkeypatch.context() as bad_sector:
+            bad_sector.setattr(self, "_connection", Unreadable())
+            return real(self, key)
 
     def app_of() -> App:
         app = App(name, broker.bootstrap, state_folder=tmp_path, client=CLIENT)
@@ -217,8 +226,9 @@ def test_state_that_can_not_be_read_makes_no_dead_letters(
 
     with monkeypatch.context() as patch:
         patch.setattr(FileTable, "get", get)
-        with pytest.raises(ConfigurationError, match="or delete the file: it is a copy"):
-            app_of().running().wait()
+        ends = pytest.raises(ConfigurationError, match="or delete the file: it is a copy")
+        with ends, app_of().running() as running:
+            until(lambda: not running.is_running, "the application to end")
     with app_of().running():
         until_done(broker.bootstrap, name, source)
     assert histories(broker.bootstrap, target) == {"x": [1], "y": [1], "bad": [1], "z": [1]}
