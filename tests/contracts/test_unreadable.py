@@ -83,6 +83,17 @@ def test_records_deleted_in_and_past_a_damaged_stretch(bench: Bench) -> None:
     assert bench.storage.bytes_retained(LogId(1)) == 20 * 200
 
 
+def test_what_an_index_hides_for_a_while_is_not_counted_any_more_afterwards(bench: Bench) -> None:
+    """The disk gives it wrongly once, when records are deleted, and right when more of the log moves into segments."""
+    damage_index(bench, 1)
+    bench.storage.trim(LogId(1), 30)
+    assert bench.storage.bytes_retained(LogId(1)) > len(joined(bench.storage, 2, 30, 2**40))
+    damage_index(bench, 1)  # the same bit
+    bench.append(1, 20)
+    bench.settle()
+    assert bench.storage.bytes_retained(LogId(1)) == len(joined(bench.storage, 1, 30, 2**40))
+
+
 def test_all_that_is_sound_before_a_damaged_index_is_read(bench: Bench) -> None:
     """Its readers come to the damage itself, and the damage says where it begins and ends."""
     bench.append(1, 100)

@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 from tests.mutants.applications import APPLICATIONS
 from tests.mutants.breakages import BREAKAGES, Breakage
+from tests.mutants.forgetting import FORGETTING
+from tests.mutants.packing import PACKING
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src" / "oncelog"
@@ -133,7 +135,8 @@ def main() -> int:
     chosen = parser.parse_args()
     for name in set(CHECKS) - set(chosen.checks.split(",")) if chosen.checks else ():
         del CHECKS[name]
-    breakages = [one for one in (*BREAKAGES, *APPLICATIONS) if chosen.only in one.name or chosen.only in one.file]
+    every = (*BREAKAGES, *FORGETTING, *PACKING, *APPLICATIONS)
+    breakages = [one for one in every if chosen.only in one.name or chosen.only in one.file]
     for one in breakages:
         broken(one)
     survivors, started, results = 0, time.monotonic(), []

@@ -82,6 +82,12 @@ IDEMPOTENCE = [
         "return now_ms",
     ),
     Breakage("D6 any first sequence", _PRODUCERS, "if first_must_be_zero and sequence != 0:", "if False:"),
+    Breakage(
+        "D6 ages of producer ids are known to a minute only",
+        _STATE,
+        "step_ms = min(_MARK_MS, self.settings.producer_expiration_ms // _MARKS_IN_EXPIRATION)",
+        "step_ms = _MARK_MS",
+    ),
 ]
 
 TRANSACTIONS = [

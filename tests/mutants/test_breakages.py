@@ -9,8 +9,10 @@ import pytest
 from tests.mutants.__main__ import SOURCES, broken
 from tests.mutants.applications import APPLICATIONS, MISTAKES
 from tests.mutants.breakages import BREAKAGES, Breakage
+from tests.mutants.forgetting import FORGETTING
+from tests.mutants.packing import PACKING
 
-ALL = [*BREAKAGES, *APPLICATIONS]
+ALL = [*BREAKAGES, *FORGETTING, *PACKING, *APPLICATIONS]
 
 
 @pytest.mark.parametrize("breakage", ALL, ids=[one.name for one in ALL])

@@ -76,6 +76,11 @@ class Host:
         self._sweeps_before = self.deaths_in_sweeps = 0
         self._is_struck_in_sweep = False
 
+    @property
+    def late_starts(self) -> int:
+        """Starts at which the broker's clock may leap to the machine's time: that was set before, or the machine has slept."""
+        return self.starts if self.jumps or self.slept_us else 0
+
     def clock_ms(self) -> int:
         """The clients' clocks."""
         return EPOCH_MS + self.events.now_us // MS_US

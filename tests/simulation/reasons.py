@@ -60,4 +60,4 @@ class Reasons:
         """How often others, operators and the machine gave a reason."""
         asked = self._asked.get(transactional_id, Counter())
         others = asked.total() - asked[name]
-        return others + self.operators + self._host.reboots + self._host.jumps
+        return others + self.operators + self._host.reboots + self._host.jumps + self._host.late_starts

@@ -74,7 +74,7 @@ class Trespasser(Actor):
     def _events_so_far(self) -> tuple[int, ...]:
         """Whatever may fence a producer that does nothing wrong, or stop the broker's time."""
         host = self.world.host
-        return self.world.reasons.operators, host.reboots, host.jumps, host.slept_us
+        return self.world.reasons.operators, host.reboots, host.jumps, host.slept_us, host.late_starts
 
     def _is_remembered(self) -> bool:
         """Whether no partition can have forgotten what this act has written (rule P8)."""
@@ -351,14 +351,18 @@ class Trespasser(Actor):
     def _stay_too_long(self, _: Place) -> Steps:
         """Partitions that are added do not put the end of a transaction's time off (rule T7)."""
         session = yield from self._begin(timeout_ms=_SHORT_MS)
-        host, begun_us = self.world.host, self.events.now_us
+        host, begun_us = self.world.host, -1
         if host.jumps:
             return  # its clock may stand still now
-        starts = host.starts
+        # A broker that has stood still may answer first, and end what is over then.
+        calm = host.starts, host.paused_us
         for place in self.world.places():
+            asked_us = self.events.now_us
             code = yield from self._add(session, place)
-            is_over = self.events.now_us > begun_us + 2 * _SHORT_MS * MS_US
-            if is_over and host.starts == starts and self._before == self._events_so_far():
+            if begun_us < 0:
+                begun_us = self.events.now_us
+            is_over = asked_us > begun_us + 2 * _SHORT_MS * MS_US
+            if is_over and calm == (host.starts, host.paused_us) and self._before == self._events_so_far():
                 self._refused("its transaction was open twice as long as it may be", code)
             if code:
                 return

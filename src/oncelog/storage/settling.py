@@ -465,10 +465,14 @@ class Settler:
 
     def _install_log(self, plan: Plan, number: int, stretches: list[Stretch]) -> None:
         index = plan.log
+        before = (index.settled.first, index.settled.skipped_bytes) if index.settled is not None else None
         for stretch in stretches:
             if stretch.offset_next > index.offset_start:
                 self._segments.install(index, number, stretch)
         self._segments.skip(index)
+        if before is not None and index.settled is not None and index.settled.first == before[0]:
+            # What could not be skipped when it was trimmed, for the disk gave its index wrongly then.
+            index.bytes_retained -= index.settled.skipped_bytes - before[1]
         index.give_up(plan.moved)
 
     def _install_compacted(self, file: SegmentFile) -> None:

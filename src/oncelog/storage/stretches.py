@@ -115,6 +115,11 @@ class Stretches:
         return len(self.offsets)
 
     @property
+    def first(self) -> tuple[int, int]:
+        """Which one is the first: its segment and offset."""
+        return self.segments[0], self.offsets[0]
+
+    @property
     def bytes_retained(self) -> int:
         """Bytes of the batches that are retained."""
         return sum(self.sizes) - self.skipped_bytes
