@@ -50,6 +50,12 @@ class Trespasser(Actor):
             *(self._ask_again, self._abort_nothing, self._come_back_late),
             *(self._offsets_unasked, self._offsets_overtaken, self._offsets_unstable),
         )
+        if self.world.memory.producer_ms:
+            acts = (*acts, self._repeat_in_time, self._be_known_by_a_marker)
+        if self.world.memory.transactional_id_ms:
+            acts = (*acts, self._come_back_in_time)
+        if self.world.memory.is_short:
+            acts = (*acts, self._stay_open)
         if self.world.packing.is_there:
             acts = (*acts, self._pack_too_new, *([self._pack_without_keys] if self.world.history.compacted else []))
         while not self.world.is_ending:
@@ -275,6 +281,63 @@ class Trespasser(Actor):
             yield from self._opened(session, place)
             yield from self._written(session, place, 1, version=_TV1)
             yield from self._ended(session, commit=True)
+
+    # -- what is not forgotten yet (rule P8) --------------------------------------------------------------------------
+
+    def _repeat_in_time(self, place: Place) -> Steps:
+        session = yield from self._begin(is_plain=True)
+        self._begun_us = self.events.now_us
+        yield from self._written(session, place, 0)
+        name = b"%s:%d" % (self._id.encode(), self._values - 1)
+        yield self.world.memory.producer_ms * MS_US * 3 // 4
+        code, offset = yield from self._send([name], session, place, 0)
+        self._allowed("it sent a batch again in time", code)
+        first = self.world.history.values[name].offset
+        if offset != first and self._is_remembered():
+            raise Violation("let in", f"{self.name}: what is at {first} came again in time, and was put at {offset}")
+
+    def _be_known_by_a_marker(self, place: Place) -> Steps:
+        session = yield from self._begin()
+        yield from self._opened(session, place)
+        yield self.world.memory.producer_ms * MS_US * 3 // 4
+        self._begun_us = self.events.now_us
+        yield from self._ended(session, commit=True)
+        yield self.world.memory.producer_ms * MS_US // 2
+        topics = [{"name": place[0], "partition_indexes": [place[1]]}]
+        reply = yield from self._asks(ADMIN, "describe_producers", 0, topics=topics)
+        part = reply.topics[0].partitions[0]
+        known = {producer.producer_id for producer in part.active_producers}
+        if part.error_code == 0 and session[0] not in known and self._is_remembered():
+            raise Violation("forgotten", f"{self.name}: {place} does not know {session}, whose marker it has")
+
+    def _come_back_in_time(self, place: Place) -> Steps:
+        session = yield from self._begin()
+        yield self.world.memory.transactional_id_ms * MS_US * 3 // 4
+        code = yield from self._add(session, place)
+        self._allowed("it used its transactional id in time", code)
+        if self.events.chance(0.5):
+            self._begun_us = self.events.now_us
+            code, _after = yield from self._end(session, commit=True)
+            self._allowed("it ended its transaction", code)
+            yield self.world.memory.transactional_id_ms * MS_US * 3 // 4
+            code = yield from self._add(session, place)
+            self._allowed("it used its transactional id in time after a transaction", code)
+
+    def _stay_open(self, place: Place) -> Steps:
+        """A transaction that is open for longer than anything is remembered."""
+        session = yield from self._begin()
+        yield from self._opened(session, place)
+        begun_us = self.events.now_us
+        yield int(self.world.memory.idle_us())
+        name = b"%s:%d" % (self._id.encode(), self._values - 1)
+        code, offset = yield from self._send([name], session, place, 0, version=_TV1)
+        if self.events.now_us < begun_us + _TIMEOUT_MS * MS_US // 2:
+            self._begun_us = self.events.now_us  # while it is open nothing is forgotten, however long that is
+        self._allowed("it repeated a batch of its open transaction", code)
+        first = self.world.history.values[name].offset
+        if offset != first:
+            raise Violation("twice", f"{self.name}: {name!r} is at {first}, and was put at {offset} in its transaction")
+        yield from self._ended(session, commit=True)
 
     # -- compressed batches (rule P4, KIP-110) ------------------------------------------------------------------------
 
