@@ -47,12 +47,6 @@ FORGETTING = [
         "        client_address=before.client_address,\n",
     ),
     Breakage(
-        "P8 the beginning of a transaction is no use of its id",
-        _PARTITIONS,
-        "        transaction.started_ms if is_open else now_ms,\n        now_ms,\n",
-        "        transaction.started_ms if is_open else now_ms,\n        transaction.updated_ms,\n",
-    ),
-    Breakage(
         "T3 a transactional id that was forgotten has its old session again",
         _TRANSACTIONS,
         "    session = Session(state.producer_id_next, Epoch(0))\n    is_free",

@@ -286,11 +286,13 @@ class Trespasser(Actor):
 
     def _repeat_in_time(self, place: Place) -> Steps:
         session = yield from self._begin(is_plain=True)
-        self._begun_us = self.events.now_us
         yield from self._written(session, place, 0)
+        yield self.world.memory.producer_ms * MS_US * 3 // 4
+        self._begun_us = self.events.now_us
+        yield from self._written(session, place, 1)
         name = b"%s:%d" % (self._id.encode(), self._values - 1)
         yield self.world.memory.producer_ms * MS_US * 3 // 4
-        code, offset = yield from self._send([name], session, place, 0)
+        code, offset = yield from self._send([name], session, place, 1)
         self._allowed("it sent a batch again in time", code)
         first = self.world.history.values[name].offset
         if offset != first and self._is_remembered():
