@@ -18,6 +18,7 @@ with a data folder. Three hands strike at once, each drawn from the seed:
 | | break | a connection, before its request arrives |
 | | hold | a request, for up to 9 s |
 | | late | a request that arrives when its client has given it up and gone on |
+| | doubt | the reply to a commit is lost, and the commit that is repeated meets an error, or a fence: was it committed? |
 | broker | | the strikes of tormentor.py |
 
 Meanwhile an idempotent producer feeds numbered records, and rows go into the outbox, some of which are rolled back. At the end
@@ -43,12 +44,20 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 import sqlalchemy as sql
-from confluent_kafka import KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from tests.chaos.accounts import Books, Seen, wrongs
 from tests.chaos.instances import Instances, Life
 from tests.chaos.shop import NAME, SESSION_SECONDS, SINK_GROUP, SINK_SOURCES, SOURCES, TABLE, TOPICS, Entry
 from tests.chaos.tormentor import TormentedBroker, Tormentor
-from tests.support.confluent import committed, consumer, create_topic, partitions_of, producer, read_all
+from tests.support.confluent import (
+    committed,
+    consumer,
+    create_topic,
+    partitions_of,
+    producer,
+    read_all,
+    transactional_producer,
+)
 from tests.support.proxy import Proxy, Trap
 from tests.support.raw import RawClient
 
@@ -68,11 +77,13 @@ STANDSTILL_SECONDS_MAX = 180.0
 WORK_SECONDS_MAX = 60.0
 DUEL_SECONDS_MAX = 100.0
 FREEZE_SECONDS = (0.3, 9.0)
+#: INVALID_TXN_STATE, INVALID_PRODUCER_ID_MAPPING.
+DOUBTS = (48, 49)
 #: So long a request is waited for, and held at most.
 CATCH_SECONDS_MAX, HELD_SECONDS_MAX = 3.0, 30.0
 
 ON_INSTANCES = {"kill": 8, "stop": 3, "freeze": 3, "zombie": 3, "twin": 1, "extra": 3}
-ON_NETWORK = {"cut": 2, "lose": 5, "break": 2, "hold": 4, "late": 3}
+ON_NETWORK = {"cut": 2, "lose": 5, "break": 2, "hold": 4, "late": 3, "doubt": 3}
 ON_BROKER = {"kill": 5, "settling": 2, "freeze": 2, "stop": 2, "clock": 1, "full": 1}
 APIS = {
     "end_txn": 5,
@@ -360,6 +371,8 @@ class Torment:
             return f"cut {self.proxy.cut_all()} connections"
         api = chance.choices(list(APIS), list(APIS.values()))[0]
         skip, seconds = chance.randrange(4), chance.uniform(0.3, 9.0)
+        if how == "doubt":
+            return self._doubt(chance)
         if how == "late":
             return self._late(api, seconds / 3)
         if how == "lose":
@@ -380,6 +393,32 @@ class Torment:
         time.sleep(seconds)
         trap.release()
         return f"late {api}"
+
+    def _doubt(self, chance: random.Random) -> str:
+        """The client can't be told any more what has become of its commit: it has an error for an answer, or a fence."""
+        given_up = threading.Event()
+        lost = self.proxy.lose_reply_of_next("end_txn", where=lambda it: it.committed and not given_up.is_set())
+
+        def is_again(request: Any) -> bool:
+            return lost.is_sprung and not given_up.is_set() and request.transactional_id == _id_in(lost)
+
+        if chance.random() < 0.5:
+            again = self.proxy.refuse_next("end_txn", chance.choice(DOUBTS), where=is_again)
+        else:
+            again = self.proxy.hold_next("end_txn", where=is_again, seconds=HELD_SECONDS_MAX)
+        self.instances.until(lambda: again.is_sprung, CATCH_SECONDS_MAX)
+        given_up.set()
+        if not again.is_sprung:
+            return "lose end_txn" if lost.is_sprung else "nothing, for no commit came"
+        if again.error_code == 0:
+            self.instances.haunt(_id_in(lost).split(".")[1])
+            try:
+                transactional_producer(self.broker.bootstrap, _id_in(lost))
+            except KafkaException as failure:
+                return f"lose end_txn: {failure}"
+            finally:
+                again.release()
+        return f"doubt of {_id_in(lost)}, error {again.error_code}"
 
     def _broker(self, tormentor: Tormentor, how: str) -> str:
         self.broker.assert_healthy()
@@ -406,7 +445,8 @@ class Torment:
         stored = [str(row) for row in self._rows("SELECT id FROM stored")]
         books = Books(inputs, totals, dead, orders, slips, feeder.rows, stored)
         self.counts.update(records=len(inputs), rows=len(feeder.rows), results=len(slips))
-        self.counts["transactions"] = self.instances.transactions()
+        self.counts["transactions"] = self.instances.told("transaction outcome=committed")
+        self.counts["found by offsets"] = self.instances.told("found by its offsets")
         self.broker.assert_healthy()
         held_up = [f"open: something in {topic} holds its readers up" for topic in held_up_topics(address)]
         return [*self.instances.problems, *held_up, *wrongs(books, feeder.fed)]
@@ -453,6 +493,11 @@ def selected(engine: sql.Engine, statement: str, values: dict[str, str]) -> list
 def _transactional_id(request: Any) -> str:
     """Its name depends on the version of AddPartitionsToTxn."""
     return getattr(request, "transactional_id", None) or getattr(request, "v3_and_below_transactional_id", None) or ""
+
+
+def _id_in(trap: Trap) -> str:
+    """Of the request that has sprung it."""
+    return _transactional_id(trap.wait(0).entity)
 
 
 def _under_way(trap: Trap | None) -> str:
@@ -509,7 +554,7 @@ def report(torment: Torment, found: Sequence[str], strikes: Sequence[Strike]) ->
     """What was done, in a table; if something is wrong, all of it."""
     done = Counter(strike.what.split()[0] if strike.by != "broker" else "broker" for strike in strikes)
     instances = torment.instances.counts
-    names = ("records", "rows", "results", "transactions")
+    names = ("records", "rows", "results", "transactions", "found by offsets")
     columns = {
         **{name: torment.counts[name] for name in names},
         "processes": instances["starts"],

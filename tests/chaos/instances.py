@@ -70,7 +70,7 @@ class Instances:
         #: starts, fenced (zombies that were told so), no broker.
         self.counts: Counter[str] = Counter()
         self._lives: list[Life] = []
-        self._zombie_at: dict[str, float] = {}
+        self._haunted_at: dict[str, float] = {}
 
     def start(self, name: str, folder: Path | None = None) -> Life:
         """The next process of this name, on the folder of its last one."""
@@ -84,8 +84,12 @@ class Instances:
 
     def twin(self, name: str) -> Life:
         """One more process of this name, as on another machine: with nothing of the other's folder."""
-        self._zombie_at[name] = time.monotonic()
+        self.haunt(name)
         return self.start(name, self.folder / f"state-{name}-{self.counts['starts']}")
+
+    def haunt(self, name: str) -> None:
+        """Somebody else wears this name."""
+        self._haunted_at[name] = time.monotonic()
 
     def supervise(self) -> None:
         """Starts again what has ended by itself."""
@@ -104,7 +108,7 @@ class Instances:
             self.problems.append(f"{life.log.name} ended with exit code {life.code}:\n{life.told()[-2000:]}")
 
     def _is_haunted(self, name: str) -> bool:
-        return time.monotonic() - self._zombie_at.get(name, -FENCES_SECONDS) < FENCES_SECONDS
+        return time.monotonic() - self._haunted_at.get(name, -FENCES_SECONDS) < FENCES_SECONDS
 
     def stop(self, name: str) -> None:
         """SIGTERM; it must end by itself, with exit code 0."""
@@ -127,9 +131,9 @@ class Instances:
             time.sleep(0.05)
         return is_true
 
-    def transactions(self) -> int:
-        """Committed ones, as all processes have logged them."""
-        return sum(life.told().count("transaction outcome=committed") for life in self._lives)
+    def told(self, what: str) -> int:
+        """How often all processes have logged it."""
+        return sum(life.told().count(what) for life in self._lives)
 
     def close(self) -> None:
         """Leaves no process."""

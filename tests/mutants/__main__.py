@@ -5,7 +5,7 @@
 
 Each breakage is put into a copy of the sources; the checks run against the copy, the quickest first, until one fails. ``--all``
 lets all of them run, for the whole table. A breakage that no check notices, or that does not fit the sources, is an error.
-``--torment`` asks another question: which breakages of applications does a minute of ``make chaos-apps`` notice?
+``--torment`` asks another question: which breakages of applications does half a minute of ``make chaos-apps`` notice?
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def run(command: list[str], sources: Path) -> str | None:
 
 def torment(breakages: Sequence[Breakage]) -> int:
     """Prints of each breakage what the tormented application shows of it; the exit code is 0."""
-    command = [sys.executable, "-m", "tests.chaos.applications", "--minutes", "1", "--seed", "1"]
+    command = [sys.executable, "-m", "tests.chaos.applications", "--minutes", "0.5", "--seed", "1"]
     for breakage in breakages:
         with tempfile.TemporaryDirectory(prefix="oncelog-mutant-") as folder:
             copy = Path(folder, "src", "oncelog")
