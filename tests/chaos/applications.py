@@ -12,6 +12,7 @@ with a data folder. Three hands strike at once, each drawn from the seed:
 | | freeze | SIGSTOP, for shorter and longer than session and transaction timeout |
 | | zombie | frozen past its session, replaced by a second process of its name, and woken when that works |
 | | twin | two processes of one name, both awake |
+| | busy | the database's lock is snatched again and again, and an instance killed while it waits for it |
 | | extra | one more instance comes, or it leaves: a rebalance |
 | network | cut | all connections |
 | | lose | a reply, with its connection |
@@ -31,13 +32,14 @@ import argparse
 import logging
 import random
 import shutil
+import sqlite3
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -82,7 +84,7 @@ DOUBTS = (48, 49)
 #: So long a request is waited for, and held at most.
 CATCH_SECONDS_MAX, HELD_SECONDS_MAX = 3.0, 30.0
 
-ON_INSTANCES = {"kill": 8, "stop": 3, "freeze": 3, "zombie": 3, "twin": 1, "extra": 3}
+ON_INSTANCES = {"kill": 8, "stop": 3, "freeze": 3, "zombie": 3, "twin": 1, "extra": 3, "busy": 4}
 ON_NETWORK = {"cut": 2, "lose": 5, "break": 2, "hold": 4, "late": 3, "doubt": 3}
 ON_BROKER = {"kill": 5, "settling": 2, "freeze": 2, "stop": 2, "clock": 1, "full": 1}
 APIS = {
@@ -311,6 +313,23 @@ class Torment:
         given_up.set()
         return trap if trap.is_sprung else None
 
+    def _busy(self, name: str, chance: random.Random) -> str:
+        """Whoever needs two transactions for one thing is met between them; and some wait for the lock in vain."""
+        with closing(sqlite3.connect(self.folder / "shop.db", isolation_level=None, timeout=0)) as db:
+            for _ in range(chance.randrange(1, 6)):
+                if not self.instances.until(lambda: is_locked_by(db), CATCH_SECONDS_MAX, 0.0005):
+                    return "nothing, for others have the lock"
+                time.sleep(chance.choice((0.05, 0.1, 0.5)))
+                db.execute("COMMIT")
+            if not self.instances.until(lambda: is_locked_by(db), CATCH_SECONDS_MAX, 0.0005):
+                return "nothing, for others have the lock"
+            seconds = chance.choice((0.2, 0.5, 6.0))
+            time.sleep(seconds)
+            self.instances.living[name].kill()
+            db.execute("COMMIT")
+        self.instances.start(name)
+        return f"busy for {seconds} s, kill {name}"
+
     def _stop(self, name: str, _: random.Random) -> str:
         self.instances.stop(name)
         self.instances.start(name)
@@ -481,6 +500,15 @@ class Torment:
             return patiently(lambda: selected(engine, statement, values), threading.Event())
         finally:
             engine.dispose()
+
+
+def is_locked_by(db: sqlite3.Connection) -> bool:
+    """It has the lock now, if it was free."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def selected(engine: sql.Engine, statement: str, values: dict[str, str]) -> list[Any]:

@@ -124,11 +124,11 @@ class Instances:
         if code != 0 and not is_early:
             self.judge(life)
 
-    def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+    def until(self, condition: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
         """Whether it came true in time."""
         until = time.monotonic() + seconds
         while not (is_true := condition()) and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(every)
         return is_true
 
     def told(self, what: str) -> int:

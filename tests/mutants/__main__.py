@@ -139,6 +139,8 @@ def main() -> int:
     breakages = [one for one in every if chosen.only in one.name or chosen.only in one.file]
     for one in breakages:
         broken(one)
+    if chosen.torment:
+        return torment([one for one in APPLICATIONS if one in breakages])
     survivors, started, results = 0, time.monotonic(), []
     with ThreadPoolExecutor(chosen.jobs) as pool:
         _check_checks(pool, breakages)
