@@ -53,7 +53,7 @@ class Trespasser(Actor):
         if self.world.memory.producer_ms:
             acts = (*acts, self._repeat_in_time, self._be_known_by_a_marker)
         if self.world.memory.transactional_id_ms:
-            acts = (*acts, self._come_back_in_time)
+            acts = (*acts, self._come_back_in_time, self._ask_again_when_forgotten)
         if self.world.memory.is_short:
             acts = (*acts, self._stay_open)
         if self.world.packing.is_there:
@@ -324,6 +324,18 @@ class Trespasser(Actor):
             yield self.world.memory.transactional_id_ms * MS_US * 3 // 4
             code = yield from self._add(session, place)
             self._allowed("it used its transactional id in time after a transaction", code)
+
+    def _ask_again_when_forgotten(self, _: Place) -> Steps:
+        """Whether the first answer is lost nobody knows: both ask for the same."""
+        session = yield from self._begin()
+        yield int(2 * self.world.memory.idle_us())
+        self._begun_us = self.events.now_us
+        _, first = yield from self._go_on(session)
+        code, second = yield from self._go_on(session)
+        self._allowed("it asked again after it had been forgotten", code)
+        is_known = not self.world.memory.may_have_forgotten_id(self._begun_us)
+        if first != second and is_known and self._before == self._events_so_far():
+            raise Violation("let in", f"{self.name} had {session}, was given {first}, and when it asked again {second}")
 
     def _stay_open(self, place: Place) -> Steps:
         """A transaction that is open for longer than anything is remembered."""
