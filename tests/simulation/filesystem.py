@@ -39,13 +39,15 @@ class Killed(GreenletExit):
 class File:
     """One file, whatever its names. ``safe`` is what the disk has; ``dirty`` are the blocks that it does not have yet."""
 
-    __slots__ = ("content", "dirty", "flying", "safe")
+    __slots__ = ("content", "dirty", "flying", "overtaken", "safe")
 
     def __init__(self) -> None:
         self.content, self.safe = bytearray(), bytearray()
         self.dirty: set[int] = set()
         #: Syncs under way: block by number, as it was when the sync began.
         self.flying: list[dict[int, bytes]] = []
+        #: Those of them that say nothing of the file's size any more: a later one is done.
+        self.overtaken: list[dict[int, bytes]] = []
 
     def write(self, data: bytes | memoryview, at: int) -> None:
         end = at + len(data)
@@ -75,13 +77,17 @@ class File:
     def end_sync(self, blocks: dict[int, bytes], size: int, *, is_done: bool) -> None:
         at = next(number for number, each in enumerate(self.flying) if each is blocks)
         del self.flying[at]
+        is_overtaken = any(each is blocks for each in self.overtaken)
+        self.overtaken = [each for each in self.overtaken if each is not blocks]
         if not is_done:
             return
+        self.overtaken += self.flying[:at]
         for older in self.flying[:at]:
             # What it will write of these is older than what the disk has then.
             for number in blocks:
                 older.pop(number, None)
-        self._resize_safe(size)
+        if not is_overtaken:
+            self._resize_safe(size)
         for number, block in blocks.items():
             self._put_safe(number, block)
 
@@ -107,7 +113,7 @@ class File:
                     if events.chance(share):
                         self._put_safe(number, block)
         self.content = bytearray(self.safe)
-        self.dirty, self.flying = set(), []
+        self.dirty, self.flying, self.overtaken = set(), [], []
 
 
 class FileTree:
@@ -120,6 +126,9 @@ class FileTree:
         self.boots = 1
         self.bytes_max = 1 << 60
         self._safe_names: dict[str, dict[str, File]] = {}
+        #: By which sync they are; syncs of folders so far.
+        self._safe_since: dict[str, int] = {}
+        self._folder_syncs = 0
         #: Checkpoints and segment files made, for people.
         self.counts: Counter[str] = Counter()
 
@@ -136,7 +145,17 @@ class FileTree:
 
     def sync_folder(self, folder: str) -> None:
         """Its names are safe."""
-        self._safe_names[folder] = self.names(folder)
+        self.end_sync_folder(folder, *self.begin_sync_folder(folder))
+
+    def begin_sync_folder(self, folder: str) -> tuple[dict[str, File], int]:
+        """The names that a sync is to make safe, and which sync it is."""
+        self._folder_syncs += 1
+        return self.names(folder), self._folder_syncs
+
+    def end_sync_folder(self, folder: str, names: dict[str, File], number: int) -> None:
+        """It is done, unless one that began later was done before: what is safe stays safe."""
+        if number > self._safe_since.get(folder, 0):
+            self._safe_names[folder], self._safe_since[folder] = names, number
 
     def forget_syncs(self) -> None:
         """Whoever waited for them is dead: what they were to write is to be written some time."""
@@ -356,10 +375,10 @@ class Process:
         self._check()
         file, path = self._descriptors[descriptor]
         if file is None:
-            names = self.tree.names(path)
+            names, number = self.tree.begin_sync_folder(path)
             self._wait()
             self._check()
-            self._step(call, lambda: self.tree._safe_names.__setitem__(path, names))
+            self._step(call, lambda: self.tree.end_sync_folder(path, names, number))
             return
         blocks, size = file.begin_sync()
         self._wait()

@@ -49,6 +49,37 @@ def test_what_was_synced_outlives_the_machine(seed: int) -> None:
     assert machine.content(A) == b"safe"
 
 
+def test_a_sync_that_ends_late_takes_nothing_back() -> None:
+    """One that began after it has made more safe: a longer file, another name."""
+    machine = Machine(1)
+    descriptor = machine.written(A, b"a" * BLOCK_BYTES)
+    machine.sync_names()
+
+    def meanwhile() -> None:
+        machine.process._wait = lambda: None
+        machine.process.pwrite(descriptor, b"b" * BLOCK_BYTES, BLOCK_BYTES)
+        machine.process.fdatasync(descriptor)
+        machine.process.rename(A, B)
+        machine.sync_names()
+
+    machine.process._wait = meanwhile
+    machine.process.fdatasync(descriptor)
+    machine.tree.lose_power()
+    assert machine.content(B) == b"a" * BLOCK_BYTES + b"b" * BLOCK_BYTES
+
+    def rename_back() -> None:
+        machine.process._wait = lambda: None
+        machine.process.rename(B, A)
+        machine.sync_names()
+
+    folder = machine.process.open("/data", os.O_RDONLY)
+    machine.process._wait = rename_back
+    machine.process.fsync(folder)
+    machine.tree.lose_power()
+    assert machine.content(A) is not None
+    assert machine.content(B) is None
+
+
 def outcomes(act) -> set[bytes | None]:
     found = set()
     for seed in range(60):
