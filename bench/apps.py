@@ -250,7 +250,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.apps")
     parser.add_argument("--copiers", default=",".join(NAMES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--records", type=int, default=100_000, help="records of the throughput part")
+    parser.add_argument("--records", type=int, default=300_000, help="records of the throughput part")
     parser.add_argument("--seconds", type=float, default=5, help="length of the latency part")
     parser.add_argument("--pace", type=int, default=500, help="records a second there")
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
