@@ -28,12 +28,6 @@ CHOICES = [
     Choice(*each)
     for each in itertools.product(("none", "sqlite", "postgresql"), ("json", "msgspec", "pydantic"), ("sync", "async"))
 ]
-#: Each answer once at least, and what --defaults gives; the others are tested by make soak.
-SELECTED = [
-    Choice("sqlite", "msgspec", "sync"),
-    Choice("postgresql", "pydantic", "async"),
-    Choice("none", "json", "async"),
-]
 
 
 def made(folder: Path, name: str, choice: Choice, **answers: str) -> Path:
