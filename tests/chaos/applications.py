@@ -68,7 +68,7 @@ from oncelog.app.sinks import patiently
 
 PARTITIONS = 4
 KEYS = 23
-POISON_EVERY = 101
+POISON_EVERY = 29
 ROLLED_BACK_EVERY = 8
 PERMANENT, EXTRA = ("a", "b"), "c"
 #: Records and rows a second; two cores have to bear it beside everything else.
@@ -605,10 +605,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--verbose", action="store_true", help="show the strikes of a run where nothing is wrong, too")
+    parser.add_argument("--instances", default="", help="only these strikes on instances, by comma")
     options = parser.parse_args()
+    weights = {name: ON_INSTANCES[name] for name in options.instances.split(",") if name} or ON_INSTANCES
     logging.getLogger("oncelog.app").setLevel(logging.ERROR)  # the feeder's: that the database is busy is no news
     folder = Path(tempfile.mkdtemp(prefix="oncelog-torment-"))
-    with Torment(folder, options.seed) as torment:
+    with Torment(folder, options.seed, weights={"instances": weights}) as torment:
         found, strikes = torment.run(options.minutes * 60)
         sys.stdout.write(report(torment, found, strikes))
     if options.verbose and not found:

@@ -70,6 +70,7 @@ class Instances:
         #: starts, fenced (zombies that were told so), no broker.
         self.counts: Counter[str] = Counter()
         self._lives: list[Life] = []
+        self._is_closed = False
         self._haunted_at: dict[str, float] = {}
 
     def start(self, name: str, folder: Path | None = None) -> Life:
@@ -80,6 +81,8 @@ class Instances:
         life = Life(self.bootstrap, where, name, self.database, self.folder / f"log-{number}-{name}.txt")
         self._lives.append(life)
         self.living[name] = life
+        if self._is_closed:  # by an interrupt, while a hand is still at work
+            life.kill()
         return life
 
     def twin(self, name: str) -> Life:
@@ -137,6 +140,7 @@ class Instances:
 
     def close(self) -> None:
         """Leaves no process."""
+        self._is_closed = True
         for life in self._lives:
             if life.code is None:
                 life.kill()

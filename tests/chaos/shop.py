@@ -43,7 +43,7 @@ CLIENT = {
 }
 #: One of so many calls of a handler fails.
 FAILS_EVERY = 400
-RETRY = Retry(6, 0.02)
+RETRY = Retry(4, 0.01)
 
 
 class Entry(msgspec.Struct):
@@ -78,7 +78,7 @@ def shop(bootstrap: str, folder: Path, database: str) -> App:
             raise ValueError("it never succeeds")
         stumble()
 
-    @app.process("totals", "orders", to="slips", retry=RETRY)
+    @app.process("totals", "orders", to="slips", retry=RETRY, dead_letter="dead")
     def bundle(batch: Batch[Record[str, Entry]]) -> list[Out]:
         stumble()
         return [Out(key=record.key, value=record.value) for record in batch]
