@@ -21,6 +21,7 @@ from tests.app.test_state import assert_counted, counter, histories
 from tests.support.apps import CLIENT, Child, Threaded, counted, done, feed, numbers, once, until, until_done
 from tests.support.confluent import admin, create_topic, producer, transactional_producer
 from tests.support.fixtures import Broker
+from tests.support.proxy import Proxy
 
 from oncelog.app import App, ConfigurationError, Context, Out, Record, schema, state, topics, worker
 from oncelog.app.settings import Cluster
@@ -616,3 +617,15 @@ def test_a_changelog_keeps_deletions_whatever_the_brokers_default(broker: Broker
     client = admin(broker.bootstrap)  # its end would end the request
     entry = client.describe_configs([resource])[resource].result(30)["delete.retention.ms"]
     assert (entry.value, entry.is_default) == ("86400000", False)
+
+
+@pytest.mark.parametrize("fault", ["cut_at_next", "lose_reply_of_next"])
+def test_a_topic_is_asked_for_again_where_its_creation_was_cut_off(
+    broker: Broker, proxy: Proxy, unique: Unique, fault: str
+) -> None:
+    """Whether it was made or not; an application that starts while the network falters must not end."""
+    changelog = unique("changelog")
+    trap = getattr(proxy, fault)("create_topics")
+    create_compacted(Cluster(proxy.bootstrap), {changelog: 2})
+    assert trap.is_sprung
+    assert len(admin(broker.bootstrap).list_topics(timeout=30).topics[changelog].partitions) == 2

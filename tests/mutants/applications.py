@@ -121,6 +121,13 @@ MISTAKES = [
         _OUTCOMES + "13_the_committed_offsets_decide[True]",
     ),
     Breakage(
+        "a topic whose creation was cut off ends the application",
+        "app/topics.py",
+        "        if error.code() not in _PASSING or time.monotonic() > deadline:\n",
+        "        if True:\n",
+        "tests/app/test_surroundings.py::test_a_topic_is_asked_for_again_where_its_creation_was_cut_off",
+    ),
+    Breakage(
         "outputs are sent from the last to the first",
         "app/transactions.py",
         "        records.reverse()\n",

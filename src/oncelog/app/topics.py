@@ -21,6 +21,18 @@ _STEP_SECONDS: Final = 5.0
 #: So long a topic may be missing before it is called so; first asked again after the pause, which doubles.
 MISSING_SECONDS: Final = 3.5
 _PAUSE_SECONDS: Final = 0.1
+#: Errors of a creation that say nothing about the topic: the connection was cut, or the cluster is moving.
+_PASSING: Final = frozenset(
+    (
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+    )
+)
 
 
 def partition_counts(cluster: Cluster) -> dict[str, int]:
@@ -61,25 +73,38 @@ def check_topics(cluster: Cluster, topics: Sequence[str]) -> dict[str, int]:
 def create_compacted(cluster: Cluster, wanted: Mapping[str, int], *, tombstone_seconds: float = 0.0) -> None:
     """Makes the topics (name: partitions) that are not there; those that are must be compacted and have as many partitions.
 
-    ``tombstone_seconds``: so long a topic must keep the record of a deletion.
+    ``tombstone_seconds``: so long a topic must keep the record of a deletion. Where a connection is cut on the way, nobody
+    knows whether the topic was made: it is looked for, and asked for again.
     """
-    counts = partition_counts(cluster)
     client = AdminClient(cluster.for_admin("oncelog-app"))
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while (failed := _make_missing(cluster, client, wanted, tombstone_seconds)) is not None:
+        topic, error = failed
+        if error.code() not in _PASSING or time.monotonic() > deadline:
+            raise ConfigurationError(f"topic {topic} can't be created: {error.str()}")
+        log.debug("again: topic %s: %s", topic, error)
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _make_missing(
+    cluster: Cluster, client: AdminClient, wanted: Mapping[str, int], tombstone_seconds: float
+) -> tuple[str, KafkaError] | None:
+    """One attempt; a topic that could not be made, and why."""
+    counts = partition_counts(cluster)
     for topic, partitions in wanted.items():
         if topic in counts:
             _check_made(client, topic, counts[topic], partitions, tombstone_seconds)
     missing = [NewTopic(topic, count, -1, config=_COMPACTED) for topic, count in wanted.items() if topic not in counts]
-    if not missing:
-        return
-    for topic, created in client.create_topics(missing, request_timeout=_WAIT_SECONDS).items():
+    for topic, created in client.create_topics(missing, request_timeout=_WAIT_SECONDS).items() if missing else ():
         try:
             created.result(_WAIT_SECONDS * 2)
         except KafkaException as failure:
             error: KafkaError = failure.args[0]
             if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise ConfigurationError(f"topic {topic} can't be created: {error.str()}") from failure
+                return topic, error
             # another worker was first, and may have counted before partitions were added
             _check_made(client, topic, check_topics(cluster, [topic])[topic], wanted[topic], tombstone_seconds)
+    return None
 
 
 def _check_made(client: AdminClient, topic: str, found: int, wanted: int, tombstone_seconds: float) -> None:
