@@ -629,3 +629,15 @@ def test_a_topic_is_asked_for_again_where_its_creation_was_cut_off(
     create_compacted(Cluster(proxy.bootstrap), {changelog: 2})
     assert trap.is_sprung
     assert len(admin(broker.bootstrap).list_topics(timeout=30).topics[changelog].partitions) == 2
+
+
+@pytest.mark.parametrize("fault", ["cut_at_next", "lose_reply_of_next"])
+def test_the_settings_of_a_changelog_are_asked_for_again_where_that_was_cut_off(
+    broker: Broker, proxy: Proxy, unique: Unique, fault: str
+) -> None:
+    """One that forgets what it is to keep is refused, also in a moment when the network falters."""
+    changelog = create_topic(broker.bootstrap, unique("changelog"))
+    trap = getattr(proxy, fault)("describe_configs")
+    with pytest.raises(ConfigurationError, match=r"cleanup\.policy=delete"):
+        create_compacted(Cluster(proxy.bootstrap), {changelog: 1})
+    assert trap.is_sprung

@@ -74,22 +74,23 @@ def create_compacted(cluster: Cluster, wanted: Mapping[str, int], *, tombstone_s
     """Makes the topics (name: partitions) that are not there; those that are must be compacted and have as many partitions.
 
     ``tombstone_seconds``: so long a topic must keep the record of a deletion. Where a connection is cut on the way, nobody
-    knows whether the topic was made: it is looked for, and asked for again.
+    knows whether a topic was made, or how: it is looked for, and asked for again.
     """
     client = AdminClient(cluster.for_admin("oncelog-app"))
     deadline = time.monotonic() + _WAIT_SECONDS
-    while (failed := _make_missing(cluster, client, wanted, tombstone_seconds)) is not None:
-        topic, error = failed
-        if error.code() not in _PASSING or time.monotonic() > deadline:
-            raise ConfigurationError(f"topic {topic} can't be created: {error.str()}")
-        log.debug("again: topic %s: %s", topic, error)
-        time.sleep(_PAUSE_SECONDS)
+    while True:
+        try:
+            return _make_missing(cluster, client, wanted, tombstone_seconds)
+        except KafkaException as failure:
+            error: KafkaError = failure.args[0]
+            if error.code() not in _PASSING or time.monotonic() > deadline:
+                raise ConfigurationError(f"{', '.join(wanted)} can't be created: {error.str()}") from failure
+            log.debug("again: topics %s: %s", list(wanted), error)
+            time.sleep(_PAUSE_SECONDS)
 
 
-def _make_missing(
-    cluster: Cluster, client: AdminClient, wanted: Mapping[str, int], tombstone_seconds: float
-) -> tuple[str, KafkaError] | None:
-    """One attempt; a topic that could not be made, and why."""
+def _make_missing(cluster: Cluster, client: AdminClient, wanted: Mapping[str, int], tombstone_seconds: float) -> None:
+    """One attempt. Raises KafkaException."""
     counts = partition_counts(cluster)
     for topic, partitions in wanted.items():
         if topic in counts:
@@ -99,12 +100,10 @@ def _make_missing(
         try:
             created.result(_WAIT_SECONDS * 2)
         except KafkaException as failure:
-            error: KafkaError = failure.args[0]
-            if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                return topic, error
+            if failure.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
             # another worker was first, and may have counted before partitions were added
             _check_made(client, topic, check_topics(cluster, [topic])[topic], wanted[topic], tombstone_seconds)
-    return None
 
 
 def _check_made(client: AdminClient, topic: str, found: int, wanted: int, tombstone_seconds: float) -> None:
@@ -127,13 +126,15 @@ def check_keys_stay(source: str, now: int, changelog: str, made: int) -> None:
 
 
 def _settings(client: AdminClient, topic: str) -> Mapping[str, str]:
-    """None at all where this login may not ask."""
+    """None at all where this login may not ask. Raises KafkaException where nobody can tell."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     try:
         settings = client.describe_configs([resource], request_timeout=_WAIT_SECONDS)[resource].result(
             _WAIT_SECONDS * 2
         )
     except KafkaException as failure:
+        if failure.args[0].code() in _PASSING:
+            raise
         log.debug("settings of %s: %s", topic, failure)
         return {}
     return {name: str(entry.value) for name, entry in settings.items() if entry.value is not None}
