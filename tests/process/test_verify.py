@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from tests.support.broker_process import BrokerProcess, free_port
+from tests.support.confluent import consumer, create_topic, transactional_producer
 from tests.support.fixtures import TEST_OPTIONS
 
 from oncelog.faults import ProxyError
 from oncelog.faults.frames import Unreadable, api_name
+from oncelog.verify import clients
 from oncelog.verify.run import Options, Run
 
 #: Traces in which nothing on the wire tells the late request from a good one; FINDINGS.md has them.
@@ -153,3 +156,26 @@ def test_a_proxy_that_cannot_read_ends_the_run_at_once(
     with pytest.raises(ProxyError, match=r"version .* can't be read here.*Update kio"):
         run.play()
     assert time.monotonic() - began < 100
+
+
+@pytest.mark.client("confluent-kafka")
+def test_offsets_of_an_open_transaction_are_told_as_pending(
+    broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the broker says it (O4), though a consumer that waits for them only says that its time was over."""
+    monkeypatch.setattr(clients, "OFFSETS_SECONDS", 1.0)
+    topic, group = create_topic(broker.bootstrap, "pending"), "pending-group"
+    member, copier = consumer(broker.bootstrap, group), transactional_producer(broker.bootstrap, "pending-id")
+    member.subscribe([topic])
+    while not member.assignment():
+        member.poll(0.1)
+    cluster = clients.Cluster(broker.bootstrap, {})
+    copier.begin_transaction()
+    copier.send_offsets_to_transaction([TopicPartition(topic, 0, 5)], member.consumer_group_metadata())
+    assert cluster.offsets(group, topic, 1) == {0: -1}
+    with pytest.raises(KafkaException) as failure:
+        cluster.offsets(group, topic, 1, stable=True)
+    assert clients.error_of(failure.value).code() == KafkaError.UNSTABLE_OFFSET_COMMIT
+    copier.commit_transaction()
+    assert cluster.offsets(group, topic, 1, stable=True) == {0: 5}
+    member.close()

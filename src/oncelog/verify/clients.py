@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import IsolationLevel as Level
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
@@ -25,6 +25,8 @@ Found = tuple[int, str]
 
 CALL_SECONDS: Final = 20.0
 #: The client's own timeout comes first.
+#: A group's offsets have so long to be told, and to be settled where only stable ones are wanted.
+OFFSETS_SECONDS: Final = 10.0
 _GRACE_SECONDS: Final = 10.0
 _LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _EARLIEST: Final[Any] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
@@ -97,6 +99,8 @@ class Cluster:
         self._admin = AdminClient(settings(bootstrap, client))
         self._old: list[AdminClient] = []
         self._failing_since: float | None = None
+        #: Who asks for a group's offsets, by group and isolation; in no group itself.
+        self._asking: dict[tuple[str, str], Consumer] = {}
 
     def check_reachable(self, seconds: float = 10.0) -> list[str]:
         """HOST:PORT of every broker, as the cluster names them. ClusterError if none answers."""
@@ -183,10 +187,35 @@ class Cluster:
             self._admin, self._failing_since = AdminClient(settings(self.bootstrap, self._client)), None
 
     def offsets(self, group: str, topic: str, partitions: int, *, stable: bool = False) -> dict[int, int]:
-        """The committed offsets of a group; -1 where there is none."""
-        asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, index) for index in range(partitions)])]
-        answers = self._admin.list_consumer_group_offsets(asked, require_stable=stable, request_timeout=CALL_SECONDS)
-        found = _result(answers[group]).topic_partitions
+        """The committed offsets of a group; -1 where there is none. KafkaException(UNSTABLE_OFFSET_COMMIT): some are pending.
+
+        Asked by a consumer: librdkafka's admin calls to a coordinator end the process where that goes away meanwhile (its issue
+        4605). A consumer that wants stable ones waits for them and says only that its time was over; that they were pending
+        is believed if others are told at once, and it happens again.
+        """
+        asked = [(topic, index) for index in range(partitions)]
+        if not stable:
+            return self._committed(group, UNCOMMITTED, asked)
+        try:
+            return self._committed(group, COMMITTED, asked)
+        except KafkaException as failure:
+            if error_of(failure).code() != KafkaError._TIMED_OUT:
+                raise
+        self._committed(group, UNCOMMITTED, asked)
+        try:
+            return self._committed(group, COMMITTED, asked)
+        except KafkaException as failure:
+            if error_of(failure).code() != KafkaError._TIMED_OUT:
+                raise
+        raise KafkaException(KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT))
+
+    def _committed(self, group: str, isolation: str, asked: Sequence[Partition]) -> dict[int, int]:
+        """KafkaException if not all are known."""
+        reader = self._asking.get((group, isolation))
+        if reader is None:
+            given = settings(self.bootstrap, self._client, group_id=group, isolation_level=isolation)
+            reader = self._asking[group, isolation] = Consumer(given)
+        found = reader.committed([TopicPartition(*where) for where in asked], OFFSETS_SECONDS)
         if errors := [each.error for each in found if each.error is not None]:
             raise KafkaException(errors[0])
         return {each.partition: max(each.offset, NO_OFFSET) for each in found}
