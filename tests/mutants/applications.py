@@ -45,6 +45,13 @@ MISTAKES = [
         _OFFSETS + "04_nothing_commits_offsets_outside_the_transaction",
     ),
     Breakage(
+        "mistake 5: the offset of the record, not of the next, where there is one topic",
+        "app/intake.py",
+        "{(topic, partition): offset + 1 for partition, offset in numbers.items()}",
+        "{(topic, partition): offset for partition, offset in numbers.items()}",
+        _UNIT + "the_next_offset_is_that_after_the_last_record",
+    ),
+    Breakage(
         "mistake 5: the offset of the record, not of the next",
         "app/intake.py",
         "return {place: offset + 1 for place, offset in lasts.items()}",

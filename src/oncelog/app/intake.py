@@ -87,8 +87,11 @@ def place_of(record: Raw) -> Place:
     return record.topic, record.partition
 
 
-def offsets_after(processed: Sequence[Raw]) -> dict[Place, int]:
-    """In each partition the offset after the last processed record (mistake 5)."""
+def offsets_after(processed: Sequence[Raw], topic: str | None = None) -> dict[Place, int]:
+    """In each partition the offset after the last processed record (mistake 5). ``topic``: that of all, where it is known."""
+    if topic is not None:
+        numbers = {record.partition: record.offset for record in processed}
+        return {(topic, partition): offset + 1 for partition, offset in numbers.items()}
     lasts = {(record.topic, record.partition): record.offset for record in processed}
     return {place: offset + 1 for place, offset in lasts.items()}
 
@@ -161,6 +164,8 @@ class Intake:
         halt: threading.Event,
     ) -> None:
         self._topics = list(topics)
+        #: The only one.
+        self._topic = topics[0] if len(topics) == 1 and not topics[0].startswith("^") else None
         self._limits = limits
         self._positions = positions
         self._halt = halt
@@ -236,7 +241,7 @@ class Intake:
         self._buffer = rest
         self._first_at = time.monotonic()
         self._alone_until = self._first_at + _ALONE_SECONDS
-        offsets = offsets_after(taken)
+        offsets = offsets_after(taken, self._topic)
         self._busy = frozenset(offsets)
         return Taken(taken, {place: self._owned[place] for place in offsets}, offsets)
 
@@ -447,7 +452,7 @@ class Intake:
                 error = message.error()
                 if error is not None:
                     self._failed(error, message)
-        records = records_of(sound)
+        records = records_of(sound, self._topic)
         with self._changed:
             if self._is_reassigned:  # by a callback in the middle of the calls that have brought these
                 self._is_reassigned = False

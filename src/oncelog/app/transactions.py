@@ -121,13 +121,15 @@ class TransactionalProducer:
 
         What can't be a record at all blames the one that it came of.
         """
-        produce, known = self._producer.produce, self._topics_known
+        produce, topic = self._producer.produce, None
         records.reverse()
         try:
             while records:
                 record = records.pop()
-                if record.topic not in known:
-                    self._check_topic(record.topic)
+                if record.topic is not topic:
+                    topic = record.topic
+                    if topic not in self._topics_known:
+                        self._check_topic(topic)
                 while True:
                     try:
                         if record.headers or record.timestamp or record.partition >= 0:

@@ -243,9 +243,10 @@ def test_a_worker_is_left_alone_for_a_moment_only(intake: Intake, monkeypatch: p
     assert intake._is_time_to_poll()
 
 
-def test_the_next_offset_is_that_after_the_last_record() -> None:
+@pytest.mark.parametrize("topic", [None, "t"])
+def test_the_next_offset_is_that_after_the_last_record(topic: str | None) -> None:
     other = Record("t", 1, 7, None, None)
-    assert offsets_after([record(3), other, record(4)]) == {PLACE: 5, ("t", 1): 8}
+    assert offsets_after([record(3), other, record(4)], topic) == {PLACE: 5, ("t", 1): 8}
 
 
 def test_two_fences_within_a_minute_are_too_many() -> None:
