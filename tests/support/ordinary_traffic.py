@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from tests.support.broker_process import BrokerProcess
 from tests.support.confluent import by_partition, committed, read_all
@@ -80,8 +81,8 @@ def lose_connections(transactor: Transactor, proxy: Proxy, expected: Expected, a
 
 def restart_the_broker(transactor: Transactor, broker: BrokerProcess, expected: Expected) -> None:
     """The broker is killed between and during transactions; each ends as it was told (D1, D2)."""
-    for number in range(12):
-        if number in (3, 8):
-            broker.restart()
-        expected.run(number, broker.restart if number in (5, 9) else lambda: None)
-    transactor.close()
+    with closing(transactor):
+        for number in range(12):
+            if number in (3, 8):
+                broker.restart()
+            expected.run(number, broker.restart if number in (5, 9) else lambda: None)

@@ -120,7 +120,12 @@ class KafkaPythonTransactor:
         self._producer.abort_transaction()
 
     def close(self) -> None:
-        self._producer.close(5)
+        try:
+            self._producer.close(5)
+        except kafka.errors.KafkaTimeoutError:  # its thread is left behind then, and would go on for ever
+            self._producer._sender.force_close()
+            self._producer._sender.join(CALL_SECONDS_MAX)
+            self._producer._closed = True
 
 
 class AiokafkaTransactor:
