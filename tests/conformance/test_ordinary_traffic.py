@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from tests.support.broker_process import BrokerProcess
@@ -21,13 +20,6 @@ pytestmark = ignores_forgotten_sockets
 clients = pytest.mark.parametrize(
     "client", [pytest.param(name, marks=pytest.mark.client(name)) for name in TRANSACTORS]
 )
-
-
-@pytest.fixture(autouse=True)
-def no_sockets_are_left() -> Iterator[None]:
-    """What the Python clients forgot to close is found here, where nobody minds, and not by a test that comes later."""
-    yield
-    gc.collect()
 
 
 @clients

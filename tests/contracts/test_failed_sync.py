@@ -77,6 +77,24 @@ def simulated() -> Iterator[None]:
         yield
 
 
+def started(seed: int) -> Machine:
+    """With something written."""
+    machine = Machine(seed)
+    machine.start()
+    for _ in range(3):
+        machine.write()
+    return machine
+
+
+def check_starts(machine: Machine) -> None:
+    """The killed process starts again in the same boot and acknowledges more; then the power goes."""
+    machine.check()
+    machine.write()
+    machine.kill()
+    machine.tree.lose_power()
+    machine.check()
+
+
 def fail_in_the_sync(machine: Machine) -> None:
     machine.life.process.plan = Plan(("fdatasync",), 0, errno.EIO)
     machine.write()
@@ -95,19 +113,12 @@ def fail_in_the_settling(machine: Machine) -> None:
 @pytest.mark.parametrize("fail", [fail_in_the_sync, fail_in_the_settling])
 @pytest.mark.parametrize("seed", range(5))
 def test_what_a_failed_sync_was_to_write_is_written_at_the_next_start(simulated: None, fail: Any, seed: int) -> None:
-    """The process ends, starts again in the same boot and acknowledges more; then the power goes."""
-    machine = Machine(seed)
-    machine.start()
-    for _ in range(3):
-        machine.write()
+    """Whichever sync it was."""
+    machine = started(seed)
     fail(machine)
     assert machine.failures
     machine.kill()
-    machine.check()
-    machine.write()
-    machine.kill()
-    machine.tree.lose_power()
-    machine.check()
+    check_starts(machine)
 
 
 def close_by_syncing(machine: Machine) -> None:
@@ -137,29 +148,19 @@ def close_by_settling(machine: Machine) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_failed_sync_at_the_stop_counts_and_is_told(simulated: None, fail: Any, seed: int) -> None:
     """An orderly stop in which something could not be made safe is none; the next start knows of it."""
-    machine = Machine(seed)
-    machine.start()
-    for _ in range(3):
-        machine.write()
+    machine = started(seed)
     fail(machine)
     with pytest.raises(StorageError):
         machine.storage.close()
     machine.kill()
     assert "/d/boot" not in machine.tree.files
-    machine.check()
-    machine.write()
-    machine.kill()
-    machine.tree.lose_power()
-    machine.check()
+    check_starts(machine)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_settling_that_fails_while_the_storage_stops_counts_too(simulated: None, seed: int) -> None:
     """Its thread is the only one that knows; what it failed to write is not written by the last sync either."""
-    machine = Machine(seed)
-    machine.start()
-    for _ in range(3):
-        machine.write()
+    machine = started(seed)
     machine.storage.append(Entry(b"%d" % machine.count, [batch(1, machine.count, 1500)]))
     machine.count += 1
     machine.storage.flush()
@@ -169,11 +170,7 @@ def test_a_settling_that_fails_while_the_storage_stops_counts_too(simulated: Non
         machine.events.step()
     machine.storage.close()
     machine.kill()
-    machine.check()
-    machine.write()
-    machine.kill()
-    machine.tree.lose_power()
-    machine.check()
+    check_starts(machine)
 
 
 def test_a_failed_sync_at_the_start_counts_too(simulated: None) -> None:

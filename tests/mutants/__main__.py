@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,17 +66,24 @@ def broken(breakage: Breakage) -> str:
     return text.replace(breakage.before, breakage.after)
 
 
+@contextmanager
+def broken_copy(breakage: Breakage) -> Iterator[Path]:
+    """The folder to import the broken oncelog from."""
+    with tempfile.TemporaryDirectory(prefix="oncelog-mutant-") as folder:
+        copy = Path(folder, "src", "oncelog")
+        shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / breakage.file).write_text(broken(breakage), encoding="utf-8")
+        yield copy.parent
+
+
 def examine(breakage: Breakage, *, is_whole: bool) -> Result:
     """Run the checks against a broken copy."""
     started = time.monotonic()
     noticed: list[str] = []
     unnoticed: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="oncelog-mutant-") as folder:
-        copy = Path(folder, "src", "oncelog")
-        shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / breakage.file).write_text(broken(breakage), encoding="utf-8")
+    with broken_copy(breakage) as sources:
         for name, command in checks_of(breakage).items():
-            (noticed if run(command, copy.parent) is not None else unnoticed).append(name)
+            (noticed if run(command, sources) is not None else unnoticed).append(name)
             if noticed and not is_whole:
                 break
     return Result(breakage, noticed, unnoticed, time.monotonic() - started)
@@ -109,11 +117,8 @@ def torment(breakages: Sequence[Breakage]) -> int:
     """Prints of each breakage what the tormented application shows of it; the exit code is 0."""
     command = [sys.executable, "-m", "tests.chaos.applications", "--minutes", "0.5", "--seed", "1"]
     for breakage in breakages:
-        with tempfile.TemporaryDirectory(prefix="oncelog-mutant-") as folder:
-            copy = Path(folder, "src", "oncelog")
-            shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
-            (copy / breakage.file).write_text(broken(breakage), encoding="utf-8")
-            said = run(command, copy.parent)
+        with broken_copy(breakage) as sources:
+            said = run(command, sources)
         wrongs = [line for line in (said or "").splitlines() if line.startswith(("WRONG", "no end"))]
         _say(f"{breakage.name:<60} {'SEEN' if said is not None else 'not seen'}")
         for wrong in wrongs[:_WRONGS_MAX]:

@@ -265,10 +265,8 @@ class Worker:
 
     def _committed(self, processed: list[Raw], outputs: list[Sent]) -> bool:
         """Whether it is. Undone if one of the records is to blame. Both lists are emptied."""
-        count, known = (
-            len(processed),
-            [spot for spot in map(_spot, processed) if spot in self._known] if self._known else [],
-        )
+        count = len(processed)
+        known = [spot for spot in map(_spot, processed) if spot in self._known] if self._known else []
         self._states.before_commit()
         outputs.extend(self._states.changes())
         outcome = self._exchange.commit(processed, outputs)

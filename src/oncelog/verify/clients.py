@@ -24,9 +24,9 @@ Partition = tuple[str, int]
 Found = tuple[int, str]
 
 CALL_SECONDS: Final = 20.0
-#: The client's own timeout comes first.
 #: A group's offsets have so long to be told, and to be settled where only stable ones are wanted.
 OFFSETS_SECONDS: Final = 10.0
+#: The client's own timeout comes first.
 _GRACE_SECONDS: Final = 10.0
 _LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _EARLIEST: Final[Any] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
@@ -196,17 +196,13 @@ class Cluster:
         asked = [(topic, index) for index in range(partitions)]
         if not stable:
             return self._committed(group, UNCOMMITTED, asked)
-        try:
-            return self._committed(group, COMMITTED, asked)
-        except KafkaException as failure:
-            if error_of(failure).code() != KafkaError._TIMED_OUT:
-                raise
-        self._committed(group, UNCOMMITTED, asked)
-        try:
-            return self._committed(group, COMMITTED, asked)
-        except KafkaException as failure:
-            if error_of(failure).code() != KafkaError._TIMED_OUT:
-                raise
+        for _ in range(2):
+            try:
+                return self._committed(group, COMMITTED, asked)
+            except KafkaException as failure:
+                if error_of(failure).code() != KafkaError._TIMED_OUT:
+                    raise
+            self._committed(group, UNCOMMITTED, asked)
         raise KafkaException(KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT))
 
     def _committed(self, group: str, isolation: str, asked: Sequence[Partition]) -> dict[int, int]:
